@@ -1,0 +1,21 @@
+"""The errors that a user can cause. Commands print their message, one clear sentence, and exit with code 2."""
+
+
+class LoftrRosError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+
+class ConfigError(LoftrRosError):
+    """A setting has an unknown name, the wrong type, or a value out of its range."""
+
+
+class InputError(LoftrRosError):
+    """An image, recording, calibration or trajectory file cannot be used."""
+
+
+class WeightsError(LoftrRosError):
+    """A file of network weights is missing, damaged, or made for another network."""
+
+
+class GeometryError(LoftrRosError):
+    """A geometric problem is degenerate, so it has no (unique) solution."""

@@ -1,0 +1,1 @@
+"""Recordings in, trajectories and their errors out; without ROS."""

@@ -1,0 +1,188 @@
+"""Bags: rosbag2 (sqlite3, MCAP) and ROS 1, raw and compressed images, read without ROS."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from loftr_ros.errors import InputError
+from loftr_ros.evaluation.sequences import Options
+from loftr_ros.geometry.camera import Camera, Region, camera_from_calibration, load_camera
+from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
+from loftr_ros.types import Frame, Image
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+ODOMETRY = "nav_msgs/msg/Odometry"
+_MOST_DEPTH_DIFFERENCE_NS = 20_000_000
+
+
+class BagRecording:
+    """The images of one topic of a bag. Raises InputError where there is none, or no calibration for it."""
+
+    groundtruth = None
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self.path = path.parent if path.suffix.lower() in (".mcap", ".db3") and _is_bag_folder(path.parent) else path
+        self._options = options
+        try:
+            with self._reader() as reader:
+                self._topic = self._image_topic(reader)
+                self._count = int(reader.topics[self._topic].msgcount)
+                self._depth_topic = _depth_topic(reader) if options.need_depth else ""
+                if options.odometry and options.odometry not in reader.topics:
+                    raise InputError(f"The bag {path} has no topic {options.odometry}.")
+                self.camera = self._camera(reader)
+        except InputError:
+            raise
+        except Exception as error:  # the readers raise many kinds for damaged bags
+            raise InputError(f"The bag {path} cannot be read: {_first_line(error)}.") from None
+
+    def _reader(self) -> AnyReader:
+        return AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+
+    def _image_topic(self, reader: AnyReader) -> str:
+        topics = {name: info.msgtype for name, info in reader.topics.items()}
+        images = [n for n, kind in topics.items() if kind in (IMAGE, COMPRESSED) and "depth" not in n.lower()]
+        wanted = self._options.image_topic
+        if wanted:
+            if topics.get(wanted) not in (IMAGE, COMPRESSED):
+                raise InputError(f"The bag {self.path} has no image topic {wanted}; it has {', '.join(images) or 'none'}.")
+            return wanted
+        if not images:
+            raise InputError(f"The bag {self.path} has no images.")
+        # Raw before compressed, and the one with most messages.
+        return max(images, key=lambda n: (topics[n] == IMAGE, reader.topics[n].msgcount or 0))
+
+    def _camera(self, reader: AnyReader) -> Camera:
+        if self._options.camera_info is not None:
+            camera = load_camera(self._options.camera_info)
+        else:
+            message = _first_message(reader, self._camera_info_topic(reader))
+            camera = camera_from_message(message)
+        image = self._decoded(_first_message(reader, self._topic))
+        return camera.resized(image.shape[1], image.shape[0])
+
+    def _camera_info_topic(self, reader: AnyReader) -> str:
+        infos = [name for name, info in reader.topics.items() if info.msgtype == CAMERA_INFO]
+        # image and camera_info lie side by side; compressed images one level deeper.
+        folders = [self._topic.rsplit("/", n)[0] for n in (1, 2)]
+        for name in (f"{folder}/camera_info" for folder in folders):
+            if name in infos:
+                return name
+        if len(infos) == 1:
+            return infos[0]
+        raise InputError(f"The bag {self.path} has no camera_info for {self._topic}; name a file with --camera-info.")
+
+    @staticmethod
+    def _decoded(message: Any) -> Image:
+        if message.__msgtype__ == COMPRESSED:
+            return decode(message.data)
+        return to_grey(pixels_of(message), message.encoding)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def frames(self) -> Iterator[Frame]:
+        wanted = {self._topic, self._depth_topic, self._options.odometry} - {""}
+        depths: deque[tuple[int, Any]] = deque(maxlen=4)
+        way = _Way()
+        last = None
+        try:
+            with self._reader() as reader:
+                connections = [c for c in reader.connections if c.topic in wanted]
+                for connection, _, raw in reader.messages(connections):
+                    message = reader.deserialize(raw, connection.msgtype)
+                    stamp = stamp_ns(message)
+                    if connection.topic == self._depth_topic:
+                        depths.append((stamp, depth_in_metres(pixels_of(message))))
+                    elif connection.topic == self._options.odometry:
+                        way.add(message)
+                    elif last is None or stamp > last:
+                        last = stamp
+                        yield Frame(stamp, self._decoded(message), _nearest(depths, stamp), way.take())
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"The bag {self.path} breaks off: {_first_line(error)}.") from None
+
+
+class _Way:
+    """Length of the way along an odometry topic since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._position: Any = None
+        self._length: float | None = None
+
+    def add(self, message: Any) -> None:
+        p = message.pose.pose.position
+        position = np.array([p.x, p.y, p.z])
+        if self._position is not None:
+            self._length = (self._length or 0.0) + float(np.linalg.norm(position - self._position))
+        self._position = position
+
+    def take(self) -> float | None:
+        length, self._length = self._length, None
+        return length
+
+
+def pixels_of(message: Any) -> Any:
+    return unpack(
+        message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
+    )
+
+
+def stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def camera_from_message(message: Any) -> Camera:
+    """A Camera from a camera_info message, of ROS 1 or 2, from a bag or from rclpy. Raises InputError."""
+    matrix = message.k if hasattr(message, "k") else message.K
+    distortion = message.d if hasattr(message, "d") else message.D
+    roi = message.roi
+    region = Region(roi.x_offset, roi.y_offset, roi.width, roi.height, message.binning_x, message.binning_y)
+    return camera_from_calibration(
+        int(message.width),
+        int(message.height),
+        np.array(matrix, dtype=np.float64),
+        message.distortion_model,
+        tuple(float(d) for d in distortion),
+        region,
+    )
+
+
+def _is_bag_folder(folder: Path) -> bool:
+    return (folder / "metadata.yaml").is_file()
+
+
+def _depth_topic(reader: AnyReader) -> str:
+    names = [n for n, i in reader.topics.items() if i.msgtype == IMAGE and "depth" in n.lower()]
+    if not names:
+        raise InputError("The bag has no depth images.")
+    return max(names, key=lambda n: reader.topics[n].msgcount or 0)
+
+
+def _nearest(depths: deque[tuple[int, Any]], stamp: int) -> Any:
+    if not depths:
+        return None
+    nearest = min(depths, key=lambda item: abs(item[0] - stamp))
+    return nearest[1] if abs(nearest[0] - stamp) <= _MOST_DEPTH_DIFFERENCE_NS else None
+
+
+def _first_message(reader: AnyReader, topic: str) -> Any:
+    connections = [c for c in reader.connections if c.topic == topic]
+    for connection, _, raw in reader.messages(connections):
+        return reader.deserialize(raw, connection.msgtype)
+    raise InputError(f"The topic {topic} of the bag is empty.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

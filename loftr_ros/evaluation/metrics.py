@@ -1,0 +1,100 @@
+"""Errors of a trajectory against ground truth, by evo."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loftr_ros.errors import InputError
+from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.geometry.se3 import quat_xyzw
+from loftr_ros.types import Array
+
+_MOST_TIME_DIFFERENCE_S = 0.02
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Absolute trajectory error (ATE) after alignment, relative pose error (RPE) per frame, and their basis.
+
+    The RPE of a trajectory without metric scale is that of the Sim(3)-aligned one. Lengths are metres.
+    """
+
+    ate_sim3_rmse_m: float
+    ate_se3_rmse_m: float
+    scale: float
+    rpe_rotation_rmse_deg: float
+    rpe_translation_rmse_m: float
+    path_length_m: float
+    matched_poses: int
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Positions for plots: truth [N, 3], estimate after Sim(3) alignment [N, 3], and times [N] in seconds."""
+
+    truth: Array
+    estimate: Array
+    times: Array
+
+
+def evaluate(trajectory: Trajectory, groundtruth: Path) -> tuple[Errors, Aligned]:
+    """Compare with a TUM file. Raises InputError where it cannot be read or has too few common times."""
+    from evo.core import metrics
+
+    truth, estimate = _associated(trajectory, groundtruth)
+    similar, rigid = copy.deepcopy(estimate), copy.deepcopy(estimate)
+    try:
+        _, _, factor = similar.align(truth, correct_scale=True)
+        rigid.align(truth)
+    except Exception as error:  # evo raises its own kinds for motionless or collinear data
+        raise InputError(f"The trajectory cannot be aligned with {groundtruth}: {error}.") from None
+    relation = metrics.PoseRelation
+    errors = Errors(
+        ate_sim3_rmse_m=_rmse(metrics.APE(relation.translation_part), truth, similar),
+        ate_se3_rmse_m=_rmse(metrics.APE(relation.translation_part), truth, rigid),
+        scale=1.0 / float(factor),
+        rpe_rotation_rmse_deg=_rmse(metrics.RPE(relation.rotation_angle_deg, 1, metrics.Unit.frames), truth, similar),
+        rpe_translation_rmse_m=_rmse(metrics.RPE(relation.translation_part, 1, metrics.Unit.frames), truth, similar),
+        path_length_m=float(truth.path_length),
+        matched_poses=int(truth.num_poses),
+    )
+    return errors, Aligned(truth.positions_xyz, similar.positions_xyz, truth.timestamps - truth.timestamps[0])
+
+
+def _associated(trajectory: Trajectory, groundtruth: Path) -> tuple[Any, Any]:
+    from evo.core import sync
+    from evo.tools import file_interface
+
+    try:
+        truth = file_interface.read_tum_trajectory_file(str(groundtruth))
+        estimate = _to_evo(trajectory)
+        truth, estimate = sync.associate_trajectories(truth, estimate, max_diff=_MOST_TIME_DIFFERENCE_S)
+    except Exception as error:
+        raise InputError(f"The trajectory cannot be compared with {groundtruth}: {_sentence(error)}") from None
+    if truth.num_poses < 3:
+        raise InputError(f"Only {truth.num_poses} poses have a counterpart in {groundtruth}; 3 are needed.")
+    return truth, estimate
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") + "."
+
+
+def _to_evo(trajectory: Trajectory) -> Any:
+    from evo.core.trajectory import PoseTrajectory3D
+
+    if len(trajectory.poses) < 3:
+        raise InputError(f"the trajectory has only {len(trajectory.poses)} poses")
+    poses = np.array(trajectory.poses)
+    quat_wxyz = np.array([np.roll(quat_xyzw(pose[:3, :3]), 1) for pose in poses])
+    return PoseTrajectory3D(poses[:, :3, 3], quat_wxyz, np.array(trajectory.stamps_ns, dtype=np.float64) * 1e-9)
+
+
+def _rmse(metric: Any, truth: Any, estimate: Any) -> float:
+    metric.process_data((truth, estimate))
+    return float(metric.get_all_statistics()["rmse"])

@@ -1,0 +1,190 @@
+"""`replay`: a recording through the odometry as fast as it goes, without ROS, the same every time."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import loftr_ros
+from loftr_ros import cli
+from loftr_ros.config import MATCHERS, SCALE_SOURCES, Config, load_config
+from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
+from loftr_ros.evaluation.plots import plot_trajectory
+from loftr_ros.evaluation.sequences import Options, Recording, open_recording
+from loftr_ros.evaluation.trajectory import Trajectory, write_atomically, write_kitti, write_tum
+from loftr_ros.matching import matcher_from_config
+from loftr_ros.odometry import VisualOdometry
+from loftr_ros.types import Estimate
+
+
+@dataclass
+class Run:
+    """What a replay gathers.
+
+    Attributes:
+        estimates: of all frames, in order (without their matches, which would fill the memory).
+        milliseconds: of all frames.
+        failure: what ended the recording early; or None.
+    """
+
+    estimates: list[Estimate] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    failure: LoftrRosError | None = None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        known = [(e.stamp_ns, e.pose_world_camera) for e in self.estimates if e.pose_world_camera is not None]
+        return Trajectory([stamp for stamp, _ in known], [pose for _, pose in known])
+
+
+def replay(recording: Recording, odometry: VisualOdometry, progress: bool = False) -> Run:
+    """Process all frames. What was computed before an unreadable frame is kept; see Run.failure."""
+    run = Run()
+    frames = tqdm(recording.frames(), total=len(recording) or None, unit="frame", disable=None if progress else True)
+    try:
+        for frame in frames:
+            started = time.perf_counter()
+            estimate = odometry.process(frame)
+            run.milliseconds.append((time.perf_counter() - started) * 1e3)
+            run.estimates.append(dataclasses.replace(estimate, matches=estimate.matches[:0], inliers=estimate.inliers[:0]))
+            frames.set_postfix_str(estimate.state.value, refresh=False)
+    except LoftrRosError as error:
+        run.failure = error
+    return run
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The part of metrics.json that needs no ground truth."""
+    return {
+        "frames": len(run.estimates),
+        "poses": len(run.trajectory.poses),
+        "states": dict(sorted(Counter(e.state.value for e in run.estimates).items())),
+        "keyframes": sum(e.is_keyframe for e in run.estimates),
+        "metric": bool(run.estimates and run.estimates[-1].metric),
+        "ms_per_frame_median": round(float(np.median(run.milliseconds)), 3) if run.milliseconds else None,
+    }
+
+
+def save(run: Run, output: Path, groundtruth: Path | None, about: dict[str, Any]) -> dict[str, Any]:
+    """Write trajectories, metrics.json and trajectory.png; return the metrics. Raises InputError."""
+    trajectory = run.trajectory
+    write_tum(output / "trajectory_tum.txt", trajectory)
+    write_kitti(output / "trajectory_kitti.txt", trajectory)
+    metrics = {**summary(run), **about}
+    errors: Errors | None = None
+    aligned: Aligned | None = None
+    failure: InputError | None = None
+    if groundtruth is not None:
+        try:
+            errors, aligned = evaluate(trajectory, groundtruth)
+            metrics.update(dataclasses.asdict(errors))
+        except InputError as error:
+            failure = error
+    write_atomically(output / "metrics.json", [json.dumps(metrics, indent=2)])
+    plot_trajectory(output / "trajectory.png", trajectory, aligned, errors)
+    if failure is not None:
+        raise failure
+    return metrics
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="replay", description=__doc__)
+    parser.add_argument("input", help="sequence folder, folder of images, video, or bag (rosbag2 or ROS 1)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--camera-info", type=Path, metavar="FILE", help="calibration, where the input has none")
+    parser.add_argument("--groundtruth", type=Path, metavar="FILE", help="TUM trajectory to compare with")
+    parser.add_argument("--matcher", choices=MATCHERS, help="matcher.name")
+    parser.add_argument("--weights", metavar="FILE", help="matcher.weights")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="matcher.device")
+    parser.add_argument("--scale", choices=SCALE_SOURCES, help="scale.source")
+    parser.add_argument("--camera-height", type=float, metavar="METRES", help="scale.camera_height_m")
+    parser.add_argument("--odometry", default="", metavar="FILE|TOPIC", help="wheel odometry for --scale odometry")
+    parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
+    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    """The file's settings with those of the command line over them. Raises ConfigError."""
+    config = load_config(arguments.config) if arguments.config else Config()
+    matcher = {"name": arguments.matcher, "weights": arguments.weights, "device": arguments.device}
+    scale = {"source": arguments.scale, "camera_height_m": arguments.camera_height}
+    return dataclasses.replace(
+        config,
+        matcher=dataclasses.replace(config.matcher, **_given(matcher)),
+        scale=dataclasses.replace(config.scale, **_given(scale)),
+    )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    config = _config(options)
+    if not options.rate > 0:
+        raise InputError(f"--rate must be greater than 0, not {options.rate:g}.")
+    if config.scale.source == "odometry" and not options.odometry:
+        raise InputError("--scale odometry needs the wheels' way: name a TUM file or a topic with --odometry.")
+    recording = open_recording(
+        options.input,
+        Options(
+            options.camera_info, options.rate, options.image_topic, config.scale.source == "depth", options.odometry
+        ),
+    )
+    groundtruth = options.groundtruth or recording.groundtruth
+    if groundtruth is not None and not groundtruth.is_file():
+        raise InputError(f"The ground truth {groundtruth} does not exist.")
+    odometry = VisualOdometry(matcher_from_config(config.matcher), recording.camera, config.odometry, config.scale)
+    run = replay(recording, odometry, progress=not options.quiet)
+    about = {
+        "input": str(options.input),
+        "version": loftr_ros.__version__,
+        "config": dataclasses.asdict(config),
+    }
+    metrics = save(run, options.output, groundtruth, about)
+    _print(metrics, options.output)
+    if run.failure is not None:
+        raise run.failure
+    if not run.estimates:
+        raise InputError(f"{options.input} has no frames.")
+    return 0
+
+
+def _print(metrics: dict[str, Any], output: Path) -> None:
+    states = ", ".join(f"{name} {count}" for name, count in metrics["states"].items())
+    print(f"{metrics['frames']} frames, {metrics['poses']} poses ({states})")
+    if metrics["ms_per_frame_median"] is not None:
+        print(f"median {metrics['ms_per_frame_median']:.0f} ms a frame")
+    if "ate_sim3_rmse_m" in metrics:
+        print(
+            f"ATE {metrics['ate_sim3_rmse_m']:.3f} m after Sim(3), {metrics['ate_se3_rmse_m']:.3f} m after SE(3) alignment,"
+            f" scale {metrics['scale']:.3f}, over {metrics['path_length_m']:.1f} m"
+        )
+        print(
+            f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame"
+        )
+    print(f"results in {output}")
+
+
+def entry_point() -> int:
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

@@ -1,0 +1,1 @@
+"""Cameras, rigid motions and two-view geometry. numpy and OpenCV only."""

@@ -1,0 +1,176 @@
+"""Camera models: pixels to viewing rays and back.
+
+The models and the order of their coefficients are those of sensor_msgs/CameraInfo and of OpenCV.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from loftr_ros.errors import InputError
+from loftr_ros.types import Array
+
+# Number of coefficients that each model takes. An empty name is what drivers of ideal cameras send.
+MODELS: dict[str, tuple[int, ...]] = {
+    "plumb_bob": (0, 4, 5),
+    "rational_polynomial": (0, 5, 8, 12, 14),
+    "equidistant": (0, 4),
+    "": (0,),
+}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A calibrated camera.
+
+    Attributes:
+        width, height: of the images, in pixels.
+        matrix: [3, 3] intrinsics, pixel centres at integers.
+        model: "plumb_bob", "rational_polynomial" or "equidistant".
+        distortion: [K] its coefficients; empty: none.
+    """
+
+    width: int
+    height: int
+    matrix: Array
+    model: str = "plumb_bob"
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def focal(self) -> float:
+        """Mean focal length in pixels."""
+        return float((self.matrix[0, 0] + self.matrix[1, 1]) / 2)
+
+    @property
+    def is_ideal(self) -> bool:
+        return not any(self.distortion)
+
+    def normalize(self, pixels: Array) -> Array:
+        """[N, 2] pixels to undistorted (x / z, y / z)."""
+        points = np.asarray(pixels, dtype=np.float64).reshape(-1, 2)
+        if self.is_ideal:
+            return (points - self.matrix[:2, 2]) / np.array([self.matrix[0, 0], self.matrix[1, 1]])
+        if len(points) == 0:
+            return points
+        coefficients = np.array(self.distortion)
+        if self.model == "equidistant":
+            return cv2.fisheye.undistortPoints(points[:, None], self.matrix, coefficients)[:, 0]
+        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
+        return cv2.undistortPointsIter(points[:, None], self.matrix, coefficients, None, None, criteria)[:, 0]
+
+    def project(self, points: Array) -> Array:
+        """[N, 3] points in the camera frame, z > 0, to [N, 2] pixels."""
+        points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+        if self.is_ideal:
+            return points[:, :2] / points[:, 2:] * np.array([self.matrix[0, 0], self.matrix[1, 1]]) + self.matrix[:2, 2]
+        if len(points) == 0:
+            return np.zeros((0, 2))
+        zero, coefficients = np.zeros(3), np.array(self.distortion)
+        if self.model == "equidistant":
+            return cv2.fisheye.projectPoints(points[:, None], zero, zero, self.matrix, coefficients)[0][:, 0]
+        return cv2.projectPoints(points, zero, zero, self.matrix, coefficients)[0][:, 0]
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same camera for images shrunk or enlarged to another size. Raises InputError if their shape differs."""
+        if (width, height) == (self.width, self.height):
+            return self
+        scale = np.array([width / self.width, height / self.height])
+        if abs(scale[0] / scale[1] - 1) > 0.02:
+            raise InputError(
+                f"The images are {width}x{height}, but the camera is calibrated for {self.width}x{self.height}."
+            )
+        matrix = self.matrix.copy()
+        matrix[0, 0], matrix[1, 1] = self.matrix[0, 0] * scale[0], self.matrix[1, 1] * scale[1]
+        matrix[:2, 2] = (self.matrix[:2, 2] + 0.5) * scale - 0.5
+        return Camera(width, height, matrix, self.model, self.distortion)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Region of interest of a camera_info in full-resolution pixels, and the binning of the sensor."""
+
+    x_offset: int = 0
+    y_offset: int = 0
+    width: int = 0
+    height: int = 0
+    binning_x: int = 1
+    binning_y: int = 1
+
+
+def camera_from_calibration(
+    width: int,
+    height: int,
+    matrix: Array,
+    model: str = "plumb_bob",
+    distortion: tuple[float, ...] = (),
+    region: Region | None = None,
+) -> Camera:
+    """A checked Camera from the fields of a camera_info.
+
+    Raises InputError, one sentence, for an uncalibrated camera or impossible values.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64).reshape(-1)
+    if matrix.size != 9:
+        raise InputError(f"The camera matrix must have 9 numbers, not {matrix.size}.")
+    matrix = matrix.reshape(3, 3)
+    if matrix[0, 0] == 0:
+        raise InputError("The camera is not calibrated: K[0] of its camera_info is 0.")
+    if not np.isfinite(matrix).all() or not np.isfinite(np.array(distortion, dtype=np.float64)).all():
+        raise InputError("The camera calibration has numbers that are not finite.")
+    if matrix[0, 0] < 0 or matrix[1, 1] <= 0:
+        raise InputError(f"The focal lengths must be positive, not {matrix[0, 0]:g} and {matrix[1, 1]:g}.")
+    if not (0 < width <= 65535 and 0 < height <= 65535):
+        raise InputError(f"The camera calibration is for images of {width}x{height} pixels, which cannot be.")
+    if abs(matrix[0, 1]) > 1e-9 * matrix[0, 0] or np.abs(matrix[[1, 2, 2], [0, 0, 1]]).any() or matrix[2, 2] != 1:
+        raise InputError("The camera matrix must be [fx 0 cx; 0 fy cy; 0 0 1].")
+    if model not in MODELS:
+        raise InputError(f"The distortion model '{model}' is not supported; {', '.join(m for m in MODELS if m)} are.")
+    if len(distortion) not in MODELS[model] and any(distortion):
+        raise InputError(f"The distortion model '{model}' does not take {len(distortion)} coefficients.")
+    camera = Camera(width, height, matrix, model, tuple(float(d) for d in distortion))
+    return camera if region is None else _cropped(camera, region)
+
+
+def _cropped(camera: Camera, region: Region) -> Camera:
+    """Apply region of interest, then binning, as image_geometry does."""
+    matrix = camera.matrix.copy()
+    matrix[0, 2] -= region.x_offset
+    matrix[1, 2] -= region.y_offset
+    bins = np.array([max(region.binning_x, 1), max(region.binning_y, 1)], dtype=np.float64)
+    matrix[0] /= bins[0]
+    matrix[1] /= bins[1]
+    width, height = region.width or camera.width, region.height or camera.height
+    return Camera(int(width / bins[0]), int(height / bins[1]), matrix, camera.model, camera.distortion)
+
+
+def load_camera(path: str | Path) -> Camera:
+    """Read a camera_info YAML file, as the ROS calibrator writes it. Raises InputError."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The calibration file {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"The calibration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    try:
+        return _camera_from_yaml(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The calibration file {path} lacks or garbles a field: {error}.") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _camera_from_yaml(values: dict[str, Any]) -> Camera:
+    return camera_from_calibration(
+        int(values["image_width"]),
+        int(values["image_height"]),
+        np.array(values["camera_matrix"]["data"], dtype=np.float64),
+        str(values.get("distortion_model", "plumb_bob")),
+        tuple(float(d) for d in values.get("distortion_coefficients", {}).get("data", [])),
+    )

@@ -1,0 +1,62 @@
+"""The sizes of the LoFTR network: configurations of one class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoFTRConfig:
+    """Sizes and constants of a LoFTR network.
+
+    Attributes:
+        initial_dim: channels of the first convolution, at 1/2 of the image.
+        block_dims: channels of the ResNet stages at 1/2, 1/4 and 1/8; the last is the width of the coarse transformer.
+        fine_dim: channels of the fine features at 1/2, and width of the fine transformer.
+        coarse_heads, fine_heads: attention heads.
+        coarse_layers, fine_layers: the sequence of "self" and "cross" attention layers.
+        temp_bug_fix: False reproduces the position encoding that the first official checkpoints were trained with
+            (https://github.com/zju3dv/LoFTR/issues/41); True is the intended one.
+        temperature: of the dual softmax.
+        border: cells at the image border that never match.
+        window: side of the fine windows, in fine cells.
+        pixel_center: coordinate that the training data gave to the centre of the first pixel: 0.5 for the official
+            checkpoints, 0 for ours. `forward` answers in that convention; the matcher moves it to 0.
+        normalize_input: bring each image to mean 0 and deviation 1 first.
+    """
+
+    initial_dim: int = 128
+    block_dims: tuple[int, int, int] = (128, 196, 256)
+    fine_dim: int = 128
+    coarse_heads: int = 8
+    coarse_layers: tuple[str, ...] = ("self", "cross") * 4
+    fine_heads: int = 8
+    fine_layers: tuple[str, ...] = ("self", "cross")
+    temp_bug_fix: bool = False
+    temperature: float = 0.1
+    border: int = 2
+    window: int = 5
+    pixel_center: float = 0.5
+    normalize_input: bool = False
+
+    @property
+    def coarse_dim(self) -> int:
+        return self.block_dims[-1]
+
+
+CONFIGS: dict[str, LoFTRConfig] = {
+    "outdoor": LoFTRConfig(),
+    "indoor": LoFTRConfig(temp_bug_fix=True),
+    "tiny": LoFTRConfig(
+        initial_dim=16,
+        block_dims=(16, 32, 64),
+        fine_dim=32,
+        coarse_heads=4,
+        coarse_layers=("self", "cross") * 2,
+        fine_heads=4,
+        temp_bug_fix=True,
+        border=1,
+        pixel_center=0.0,
+        normalize_input=True,
+    ),
+}

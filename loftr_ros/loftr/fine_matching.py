@@ -1,0 +1,81 @@
+"""Fine matching: windows of fine features around each coarse match, and the expectation of their correlation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loftr_ros.loftr.coarse_matching import CoarseMatches
+from loftr_ros.loftr.config import LoFTRConfig
+
+FINE_STRIDE = 2  # pixels between fine cells
+COARSE_STRIDE = 8  # pixels between coarse cells
+
+
+class FinePreprocess(nn.Module):
+    """Cuts the windows and adds each cell's coarse feature to them (official parameter names)."""
+
+    def __init__(self, config: LoFTRConfig) -> None:
+        super().__init__()
+        self.window = config.window
+        self.down_proj = nn.Linear(config.coarse_dim, config.fine_dim)
+        self.merge_feat = nn.Linear(2 * config.fine_dim, config.fine_dim)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, fine: Tensor, tokens: Tensor, grid: tuple[int, int], batch: Tensor, cell: Tensor) -> Tensor:
+        """Windows of one image.
+
+        Args:
+            fine: [B, H, W, D] fine features, channels last.
+            tokens: [B, L, C] coarse tokens after the transformer.
+            grid: (rows, columns) of the coarse cells.
+            batch, cell: [M] which windows.
+
+        Returns:
+            [M, window * window, D].
+        """
+        windows = gather_windows(fine, grid, batch, cell, self.window)
+        context = self.down_proj(tokens[batch, cell])
+        context = context[:, None, :].expand(-1, windows.shape[1], -1)
+        return self.merge_feat(torch.cat([windows, context], dim=-1))
+
+
+def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Tensor, window: int) -> Tensor:
+    """[M, window * window, D] windows of fine [B, H, W, D] centred on the given coarse cells; 0 outside the image."""
+    pad, stride = window // 2, COARSE_STRIDE // FINE_STRIDE
+    padded = F.pad(fine, (0, 0, pad, pad, pad, pad))
+    offset = torch.arange(window, device=fine.device)
+    rows = (cell // grid[1] * stride)[:, None, None] + offset[None, :, None]
+    columns = (cell % grid[1] * stride)[:, None, None] + offset[None, None, :]
+    return padded[batch[:, None, None], rows, columns].flatten(1, 2)
+
+
+def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the centre of windows0 lies in windows1, both [M, W * W, D] (LoFTR section 3.4).
+
+    Returns:
+        offset: [M, 2] (x, y) in fine cells from the centre of the window.
+        deviation: [M, 2] standard deviation of the heat map along x and y, in fine cells.
+    """
+    count, channels = windows0.shape[1:]
+    side, radius = int(count**0.5), int(count**0.5) // 2
+    correlation = torch.einsum("md,mwd->mw", windows0[:, count // 2], windows1) * channels**-0.5
+    heat = torch.softmax(correlation.float(), dim=1)
+    axis = torch.arange(-radius, radius + 1, device=heat.device, dtype=heat.dtype)
+    places = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=1)
+    offset = heat @ places
+    variance = heat @ places**2 - offset**2
+    return offset, variance.clamp(min=1e-10).sqrt()
+
+
+def cell_pixels(cell: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[M, 2] pixel (x, y) that each coarse cell looks at, in the network's own pixel convention."""
+    return torch.stack([cell % grid[1], cell // grid[1]], dim=1).float() * COARSE_STRIDE
+
+
+def refined_pixels(matches: CoarseMatches, grid1: tuple[int, int], offset: Tensor) -> Tensor:
+    """[M, 2] pixels in image 1 of coarse matches moved by their fine offset."""
+    return cell_pixels(matches.cell1, grid1) + offset * FINE_STRIDE

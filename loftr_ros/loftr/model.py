@@ -1,0 +1,149 @@
+"""The LoFTR network: two grey images in, matches with sub-pixel positions out.
+
+Sun et al., "LoFTR: Detector-Free Local Feature Matching with Transformers", CVPR 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loftr_ros.loftr import coarse_matching, fine_matching
+from loftr_ros.loftr.backbone import Backbone
+from loftr_ros.loftr.coarse_matching import CoarseMatches
+from loftr_ros.loftr.config import LoFTRConfig
+from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
+from loftr_ros.loftr.position_encoding import PositionEncoding
+from loftr_ros.loftr.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """All that depends on one batch of images alone: computed once, matched with many.
+
+    Attributes:
+        tokens: [B, L, C] coarse features with position, after the leading self-attention.
+        fine: [B, H/2, W/2, D] fine features, channels last.
+        grid: (rows, columns) of the L coarse cells.
+        mask: [B, L] False for ignored cells; or None.
+    """
+
+    tokens: Tensor
+    fine: Tensor
+    grid: tuple[int, int]
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LoFTROutput:
+    """Matches of a batch of image pairs.
+
+    Attributes:
+        points0: [M, 2] (x, y) in image 0: 8 times the (column, row) of its cell.
+        points1: [M, 2] (x, y) in image 1.
+        confidence: [M] coarse matching probability.
+        batch: [M] which pair of the batch.
+        cell0: [M] cell of image 0, counted row by row.
+        deviation: [M] standard deviation of points1 in pixels, the mean over x and y of the fine heat map's.
+    """
+
+    points0: Tensor
+    points1: Tensor
+    confidence: Tensor
+    batch: Tensor
+    cell0: Tensor
+    deviation: Tensor
+
+
+class LoFTR(nn.Module):
+    """One class for every size; see loftr_ros.loftr.CONFIGS. New networks have random weights.
+
+    Args:
+        config: the sizes.
+        threshold: least confidence of a match.
+    """
+
+    def __init__(self, config: LoFTRConfig, threshold: float = 0.2) -> None:
+        super().__init__()
+        self.config = config
+        self.threshold = threshold
+        self.backbone = Backbone(config)
+        self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
+        self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
+        self.fine_preprocess = FinePreprocess(config)
+        self.loftr_fine = Transformer(config.fine_dim, config.fine_heads, config.fine_layers)
+
+    def forward(
+        self, image0: Tensor, image1: Tensor, mask0: Tensor | None = None, mask1: Tensor | None = None
+    ) -> LoFTROutput:
+        """Match image0 [B, 1, H0, W0] with image1 [B, 1, H1, W1], floats in [0, 1].
+
+        mask0 [B, H0, W0] and mask1 [B, H1, W1] are True (or 1) where an image may be used.
+        """
+        if image0.shape == image1.shape and mask0 is None and mask1 is None:
+            both = self.extract(torch.cat([image0, image1]))  # one pass through the backbone
+            features0, features1 = (
+                ImageFeatures(tokens, fine, both.grid)
+                for tokens, fine in zip(both.tokens.chunk(2), both.fine.chunk(2))
+            )
+            return self.match(features0, features1)
+        return self.match(self.extract(image0, mask0), self.extract(image1, mask1))
+
+    def extract(self, image: Tensor, mask: Tensor | None = None) -> ImageFeatures:
+        """Features of images [B, 1, H, W] in [0, 1]; mask [B, H, W] as in `forward`."""
+        coarse, fine = self.features(image)
+        tokens = self.pos_encoding(coarse).flatten(2).transpose(1, 2)
+        cells = None if mask is None else mask[:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).bool()
+        grid = (coarse.shape[2], coarse.shape[3])
+        return ImageFeatures(self.loftr_coarse.alone(tokens, cells), fine.permute(0, 2, 3, 1), grid, cells)
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
+        if self.config.normalize_input:
+            image = standardized(image)
+        return self.backbone(image)
+
+    def match(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
+        """Match features that `extract` made."""
+        # 1. Coarse transformer
+        tokens0, tokens1 = self.loftr_coarse.together(features0.tokens, features1.tokens, features0.mask, features1.mask)
+        # 2. Coarse matching
+        scores = coarse_matching.similarity(
+            tokens0, tokens1, self.config.temperature, features0.mask, features1.mask
+        )
+        coarse = coarse_matching.select(
+            scores, features0.grid, features1.grid, self.threshold, self.config.border, features0.mask, features1.mask
+        )
+        del scores
+        # 3. Fine matching
+        offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
+        return LoFTROutput(
+            points0=fine_matching.cell_pixels(coarse.cell0, features0.grid),
+            points1=fine_matching.refined_pixels(coarse, features1.grid, offset),
+            confidence=coarse.confidence.float(),
+            batch=coarse.batch,
+            cell0=coarse.cell0,
+            deviation=deviation.mean(dim=1) * FINE_STRIDE,
+        )
+
+    def refine(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        tokens0: Tensor,
+        tokens1: Tensor,
+        coarse: CoarseMatches,
+    ) -> tuple[Tensor, Tensor]:
+        """Fine offset [M, 2] and its deviation [M, 2] of coarse matches, in fine cells."""
+        windows0 = self.fine_preprocess(features0.fine, tokens0, features0.grid, coarse.batch, coarse.cell0)
+        windows1 = self.fine_preprocess(features1.fine, tokens1, features1.grid, coarse.batch, coarse.cell1)
+        return fine_matching.expectation(*self.loftr_fine(windows0, windows1))
+
+
+def standardized(image: Tensor) -> Tensor:
+    """Images [B, 1, H, W] with mean 0 and deviation 1 each; a constant image becomes 0."""
+    mean = image.mean(dim=(2, 3), keepdim=True)
+    deviation = image.std(dim=(2, 3), keepdim=True)
+    return (image - mean) / deviation.clamp(min=1e-3)

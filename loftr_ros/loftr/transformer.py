@@ -1,0 +1,99 @@
+"""Self- and cross-attention between the features of two images, with linear attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear_attention(
+    query: Tensor, key: Tensor, value: Tensor, query_mask: Tensor | None = None, key_mask: Tensor | None = None
+) -> Tensor:
+    """Attention in time linear in the number of tokens (Katharopoulos et al., ICML 2020, equation 7, elu + 1).
+
+    Args:
+        query: [B, L, heads, D]; key, value: [B, S, heads, D].
+        query_mask: [B, L] and key_mask: [B, S], False where a token is to be ignored.
+
+    Returns:
+        [B, L, heads, D]; 0 for ignored queries.
+    """
+    query, key = F.elu(query) + 1, F.elu(key) + 1
+    if key_mask is not None:
+        key = key * key_mask[:, :, None, None]
+        value = value * key_mask[:, :, None, None]
+    length = value.shape[1]
+    value = value / length  # keeps the sums in the range of half precision
+    summary = torch.einsum("bshd,bshv->bhdv", key, value)
+    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1)) + 1e-6
+    message = torch.einsum("blhd,bhdv->blhv", query, summary) / normalizer[..., None] * length
+    return message if query_mask is None else message * query_mask[:, :, None, None]
+
+
+class EncoderLayer(nn.Module):
+    """One attention layer with its feed-forward network (LoFTR section 3.2, figure 3), official parameter names."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim, bias=False)
+        self.merge = nn.Linear(dim, dim, bias=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * dim, 2 * dim, bias=False), nn.ReLU(inplace=True), nn.Linear(2 * dim, dim, bias=False)
+        )
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, source: Tensor, x_mask: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Tensor:
+        """Tokens x [B, L, C] updated by what they attend to in source [B, S, C]."""
+        query = self.q_proj(x).unflatten(-1, (self.heads, -1))
+        key = self.k_proj(source).unflatten(-1, (self.heads, -1))
+        value = self.v_proj(source).unflatten(-1, (self.heads, -1))
+        message = linear_attention(query, key, value, x_mask, source_mask).flatten(-2)
+        message = self.norm1(self.merge(message))
+        return x + self.norm2(self.mlp(torch.cat([x, message], dim=-1)))
+
+
+class Transformer(nn.Module):
+    """A sequence of self- and cross-attention layers over the tokens of two images."""
+
+    def __init__(self, dim: int, heads: int, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads) for _ in names)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    @property
+    def leading_self_layers(self) -> int:
+        """How many layers come before the first cross-attention: they depend on one image alone."""
+        return self.names.index("cross") if "cross" in self.names else len(self.names)
+
+    def alone(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply the leading self-attention layers to one image's tokens [B, L, C]."""
+        for layer in self.layers[: self.leading_self_layers]:
+            tokens = layer(tokens, tokens, mask, mask)
+        return tokens
+
+    def together(
+        self, tokens0: Tensor, tokens1: Tensor, mask0: Tensor | None = None, mask1: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the other layers to both images' tokens [B, L, C] and [B, S, C], already through `alone`."""
+        start = self.leading_self_layers
+        for layer, name in zip(self.layers[start:], self.names[start:]):
+            if name == "self":
+                tokens0 = layer(tokens0, tokens0, mask0, mask0)
+                tokens1 = layer(tokens1, tokens1, mask1, mask1)
+            else:
+                tokens0 = layer(tokens0, tokens1, mask0, mask1)
+                tokens1 = layer(tokens1, tokens0, mask1, mask0)
+        return tokens0, tokens1
+
+    def forward(self, tokens0: Tensor, tokens1: Tensor) -> tuple[Tensor, Tensor]:
+        return self.together(self.alone(tokens0), self.alone(tokens1))

@@ -1,0 +1,35 @@
+"""What every matcher can do."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from loftr_ros.types import Image, Matches
+
+
+class Matcher(Protocol):
+    """Finds points of one image in another.
+
+    Features are whatever a matcher computes from one image alone: a keyframe's are computed once and matched with
+    many frames. They are opaque to everyone else.
+    """
+
+    name: str
+
+    def extract(self, image: Image) -> Any:
+        """Features of a grey image [H, W] uint8."""
+        ...
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        """Matches between two images from their features."""
+        ...
+
+    def match(self, image0: Image, image1: Image) -> Matches:
+        """Matches between two grey images [H, W] uint8, which may differ in size."""
+        ...
+
+
+def check_image(image: Image) -> None:
+    """Raises ValueError unless the image is grey uint8 with at least one pixel."""
+    if image.ndim != 2 or image.dtype != "uint8" or image.size == 0:
+        raise ValueError(f"an image must be grey uint8 [H, W], not {image.dtype} {list(image.shape)}")

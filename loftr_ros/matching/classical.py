@@ -1,0 +1,94 @@
+"""The traditional pipeline: detect, describe, ratio test, mutual nearest neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros.matching.base import check_image
+from loftr_ros.types import Array, Image, Matches
+
+# Spread of a keypoint at the finest level, in pixels; it grows with the keypoint's scale.
+_SIFT_SIGMA = 0.5
+_ORB_SIGMA = 0.7
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """points: [N, 2] pixels; sigma: [N] pixels; descriptors: [N, D], binary (uint8) or float32."""
+
+    points: Array
+    sigma: Array
+    descriptors: NDArray[np.generic]
+
+
+class ClassicalMatcher:
+    """ORB (Rublee et al., ICCV 2011) or SIFT with Lowe's ratio test (IJCV 2004, section 7.1).
+
+    Args:
+        name: "orb" or "sift".
+        max_keypoints: most keypoints per image.
+        ratio: largest allowed distance ratio of the best to the second-best neighbour.
+        mask: [H, W] uint8, 0 where the image is ignored; or None.
+    """
+
+    def __init__(self, name: str, max_keypoints: int, ratio: float, mask: Image | None = None) -> None:
+        self.name = name
+        self.ratio = ratio
+        self.mask = mask
+        if name == "orb":
+            self._detector = cv2.ORB_create(max_keypoints)
+        else:
+            self._detector = cv2.SIFT_create(max_keypoints)
+
+    def extract(self, image: Image) -> Keypoints:
+        check_image(image)
+        mask = self.mask
+        if mask is not None and mask.shape != image.shape:
+            mask = cv2.resize(mask, image.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        keypoints, descriptors = self._detector.detectAndCompute(image, mask)
+        if descriptors is None:
+            return Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.uint8))
+        points = np.array([k.pt for k in keypoints], dtype=np.float64).reshape(-1, 2)
+        return Keypoints(points, self._sigma(keypoints), descriptors)
+
+    def _sigma(self, keypoints: tuple[cv2.KeyPoint, ...]) -> Array:
+        if self.name == "orb":
+            return np.array([_ORB_SIGMA * 1.2**k.octave for k in keypoints], dtype=np.float64)
+        sizes = np.array([k.size for k in keypoints], dtype=np.float64)
+        return _SIFT_SIGMA * np.maximum(sizes / 4.0, 1.0)
+
+    def match_features(self, features0: Keypoints, features1: Keypoints) -> Matches:
+        if len(features0.points) < 2 or len(features1.points) < 2:
+            return Matches.empty()
+        distances = self._distances(features0.descriptors, features1.descriptors)
+        best, nearest0 = distances.argmin(axis=1), distances.argmin(axis=0)
+        rows = np.arange(len(best))
+        distance = distances[rows, best].astype(np.float64)
+        distances[rows, best] = np.inf
+        second = distances.min(axis=1).astype(np.float64)
+        index0 = np.flatnonzero((distance < self.ratio * second) & (nearest0[best] == rows))
+        index1 = best[index0]
+        return Matches(
+            points0=features0.points[index0],
+            points1=features1.points[index1],
+            confidence=1.0 - distance[index0] / np.maximum(second[index0], 1e-12),
+            index0=index0,
+            sigma=np.hypot(features0.sigma[index0], features1.sigma[index1]) / np.sqrt(2.0),
+        )
+
+    @staticmethod
+    def _distances(descriptors0: NDArray[np.generic], descriptors1: NDArray[np.generic]) -> NDArray[np.float32]:
+        """[N, M] between all descriptors: Hamming for bits, Euclidean by one matrix product otherwise."""
+        if descriptors0.dtype == np.uint8:
+            counts = cv2.batchDistance(descriptors0, descriptors1, cv2.CV_32S, normType=cv2.NORM_HAMMING)[0]
+            return counts.astype(np.float32)
+        a, b = descriptors0.astype(np.float32), descriptors1.astype(np.float32)
+        squared = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1) - 2 * (a @ b.T)
+        return np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
+
+    def match(self, image0: Image, image1: Image) -> Matches:
+        return self.match_features(self.extract(image0), self.extract(image1))

@@ -1,0 +1,89 @@
+"""Inverse depths of a keyframe's keypoints, refined by every frame that sees them again."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros.geometry.two_view import homogeneous
+from loftr_ros.types import Array
+
+# An estimate is precise enough to act as a 3D point when its deviation is below this share of it.
+_PRECISE = 0.35
+# After this many frames in a row that contradict a depth, it is forgotten.
+_MOST_MISSES = 3
+# Deviations never shrink below this share of the inverse depth: errors of one keyframe's poses are common to its frames.
+_LEAST_RELATIVE_SIGMA = 0.005
+
+
+class DepthMap:
+    """Mean and standard deviation of the inverse depth 1 / z of each keypoint, by its index (`Matches.index0`).
+
+    Keypoints that were never triangulated have an infinite deviation. The unit is that of the map.
+    """
+
+    def __init__(self) -> None:
+        self._points = np.zeros((0, 2))
+        self._mean = np.zeros(0)
+        self._sigma = np.zeros(0)
+        self._misses = np.zeros(0, np.int64)
+
+    def lookup(self, index: NDArray[np.int64]) -> tuple[Array, Array]:
+        """[N] means and [N] deviations of keypoints."""
+        self._grow(index)
+        return self._mean[index], self._sigma[index]
+
+    def store(self, index: NDArray[np.int64], points: Array, mean: Array, sigma: Array) -> None:
+        """Set the estimates of keypoints at normalized points [N, 2]; impossible ones become unknown.
+
+        A point at infinity may come out slightly behind the camera: it stays, at a positive distance.
+        """
+        self._grow(index)
+        possible = np.isfinite(mean) & np.isfinite(sigma) & (mean > -2 * sigma) & (sigma > 0)
+        least = 1e-6
+        mean = np.where(possible, np.maximum(mean, least), 0.0)
+        self._points[index] = points
+        self._mean[index] = mean
+        self._sigma[index] = np.where(possible, np.maximum(sigma, _LEAST_RELATIVE_SIGMA * mean), np.inf)
+        self._misses[index] = 0
+
+    def update(
+        self, index: NDArray[np.int64], points: Array, mean: Array, sigma: Array, inliers: NDArray[np.bool_]
+    ) -> None:
+        """Take the refined estimates of inliers; forget those that contradicted the pose several times in a row."""
+        self._grow(index)
+        self.store(index[inliers], points[inliers], mean[inliers], sigma[inliers])
+        outliers = index[~inliers]
+        self._misses[outliers] += 1
+        self._sigma[outliers[self._misses[outliers] >= _MOST_MISSES]] = np.inf
+
+    def rescale(self, factor: float) -> None:
+        """Make all distances `factor` times longer."""
+        self._mean /= factor
+        self._sigma /= factor
+
+    @property
+    def precise(self) -> NDArray[np.int64]:
+        """Indices of the keypoints that can act as 3D points."""
+        return np.flatnonzero(self._sigma < _PRECISE * self._mean)
+
+    def points3d(self, index: NDArray[np.int64]) -> Array:
+        """[N, 3] points in the keyframe's camera frame."""
+        return homogeneous(self._points[index]) / self._mean[index, None]
+
+    def relative_sigma(self, index: NDArray[np.int64]) -> Array:
+        """[N] deviation over mean."""
+        return self._sigma[index] / self._mean[index]
+
+    def _grow(self, index: NDArray[np.int64]) -> None:
+        missing = int(index.max(initial=-1)) + 1 - len(self._mean)
+        if missing > 0:
+            self._points = np.concatenate([self._points, np.zeros((missing, 2))])
+            self._mean = np.concatenate([self._mean, np.zeros(missing)])
+            self._sigma = np.concatenate([self._sigma, np.full(missing, np.inf)])
+            self._misses = np.concatenate([self._misses, np.zeros(missing, np.int64)])
+
+
+def is_precise(mean: Array, sigma: Array) -> NDArray[np.bool_]:
+    """[N] whether inverse depths are known well enough to act as 3D points."""
+    return sigma < _PRECISE * mean

@@ -1,0 +1,84 @@
+"""Does the camera move at all, and if so, does it move from its place?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.two_view import fit_rotation, homogeneous
+from loftr_ros.types import Array, Matches
+
+_BLOCKS = 4  # the image is cut into so many blocks along each side
+_LEAST_PER_BLOCK = 5
+_LEAST_COMMON = 20
+
+
+class Motion(Enum):
+    STILL = "still"
+    ROTATING = "rotating"
+    MOVING = "moving"
+
+
+@dataclass
+class Reference:
+    """Where the keyframe's keypoints were seen when the camera last moved: the place that stillness is judged from.
+
+    Judging from the previous frame instead would miss a motion that is slow enough.
+
+    points: [K, 2] pixels by keypoint index, NaN where unseen; None while the reference is the keyframe itself.
+    """
+
+    points: Array | None = None
+
+    @staticmethod
+    def of(matches: Matches, inliers: NDArray[np.bool_]) -> Reference:
+        kept = matches[inliers]
+        points = np.full((int(kept.index0.max(initial=-1)) + 1, 2), np.nan)
+        points[kept.index0] = kept.points1
+        return Reference(points)
+
+    def lookup(self, matches: Matches) -> Array:
+        """[N, 2] pixels, NaN where unseen."""
+        if self.points is None:
+            return matches.points0
+        found = np.full((len(matches), 2), np.nan)
+        known = matches.index0 < len(self.points)
+        found[known] = self.points[matches.index0[known]]
+        return found
+
+
+def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_px: float) -> Motion:
+    """Compare where inlier matches are now with where they were at the reference.
+
+    The image motion is averaged over blocks of the image, so that the noise of single matches does not look like motion.
+    """
+    before = reference.lookup(matches)
+    known = np.isfinite(before[:, 0])
+    before, now = before[known], matches.points1[known]
+    if len(now) < _LEAST_COMMON or still_px == 0:
+        return Motion.MOVING
+    if coherent_motion(before, now - before, camera) < still_px:
+        return Motion.STILL
+    rotation, _ = fit_rotation(camera.normalize(before), camera.normalize(now))
+    turned = homogeneous(camera.normalize(before)) @ rotation.T
+    if np.any(turned[:, 2] < 0.1):
+        return Motion.MOVING
+    left = now - camera.project(turned)
+    return Motion.ROTATING if coherent_motion(before, left, camera) < still_px else Motion.MOVING
+
+
+def coherent_motion(points: Array, motion: Array, camera: Camera) -> float:
+    """Root mean square, over blocks of the image, of each block's median motion [N, 2] in pixels."""
+    column = np.clip(points[:, 0] / camera.width * _BLOCKS, 0, _BLOCKS - 1).astype(np.int64)
+    row = np.clip(points[:, 1] / camera.height * _BLOCKS, 0, _BLOCKS - 1).astype(np.int64)
+    block = row * _BLOCKS + column
+    medians = [
+        np.median(motion[block == b], axis=0) for b in np.unique(block) if np.sum(block == b) >= _LEAST_PER_BLOCK
+    ]
+    if not medians:
+        medians = [np.median(motion, axis=0)]
+    return float(np.sqrt(np.mean(np.sum(np.square(medians), axis=1))))

@@ -1,0 +1,147 @@
+"""Textures for synthetic scenes: from any folder of photos, and procedural ones where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros.errors import InputError
+
+Texture = NDArray[np.uint8]
+_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_PATTERNS = 400  # different procedural textures; they take longer to make than to draw
+
+
+class Textures:
+    """An endless supply of grey textures.
+
+    Args:
+        photos: folder searched for pictures, with its subfolders; None: procedural textures only.
+        procedural_share: share of procedural textures where there are photos.
+    """
+
+    def __init__(self, photos: Path | None = None, procedural_share: float = 0.2) -> None:
+        self._files = [] if photos is None else _photo_files(photos)
+        self._share = procedural_share if self._files else 1.0
+        self._photos: dict[int, Texture] = {}
+        self._patterns: dict[int, Texture] = {}
+
+    def draw(self, rng: np.random.Generator) -> Texture:
+        """A [h, w] texture: a mirrored part of a photo, or a procedural one."""
+        if rng.random() < self._share:
+            texture = self._pattern(int(rng.integers(_PATTERNS)))
+        else:
+            texture = self._photo(int(rng.integers(len(self._files))))
+        texture = _random_crop(rng, texture)
+        return texture[:, ::-1] if rng.random() < 0.5 else texture
+
+    def _photo(self, index: int) -> Texture:
+        if index not in self._photos:
+            photo = cv2.imread(str(self._files[index]), cv2.IMREAD_GRAYSCALE)
+            if photo is None:
+                raise InputError(f"The picture {self._files[index]} cannot be read.")
+            self._photos[index] = photo
+        return self._photos[index]
+
+    def _pattern(self, index: int) -> Texture:
+        if index not in self._patterns:
+            self._patterns[index] = procedural(np.random.default_rng(index))
+        return self._patterns[index]
+
+
+def _photo_files(folder: Path) -> list[Path]:
+    """Sorted, so that the same folder and seed give the same textures. Raises InputError when there are none."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES)
+    if not files:
+        raise InputError(f"There are no pictures in {folder}.")
+    return files
+
+
+def _random_crop(rng: np.random.Generator, photo: Texture) -> Texture:
+    height, width = (max(16, int(side * rng.uniform(0.5, 1.0))) for side in photo.shape)
+    top = int(rng.integers(max(photo.shape[0] - height, 0) + 1))
+    left = int(rng.integers(max(photo.shape[1] - width, 0) + 1))
+    return photo[top : top + height, left : left + width]
+
+
+def procedural(rng: np.random.Generator) -> Texture:
+    """A [h, w] texture of a random kind, with some noise on it."""
+    size = (int(rng.integers(128, 320)), int(rng.integers(128, 320)))
+    kind: Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float32]] = _KINDS[rng.integers(len(_KINDS))]
+    pattern = kind(rng, size)
+    stain = octave_noise(rng, size) - 0.5
+    low, contrast = rng.uniform(0, 120), rng.uniform(30, 135)
+    return np.clip(low + contrast * (pattern + rng.uniform(0.05, 0.5) * stain), 0, 255).astype(np.uint8)
+
+
+def octave_noise(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] in 0..1: random fields of halving cell size and falling weight, added."""
+    height, width = size
+    fall, cell, weight = rng.uniform(0.5, 0.95), max(size) / 2, 1.0
+    total = np.zeros(size, np.float32)
+    while cell >= 1:
+        grid = rng.random((int(height / cell) + 2, int(width / cell) + 2), dtype=np.float32)
+        total += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        cell, weight = cell / 2, weight * fall
+    return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
+
+
+def bricks(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] in 0..1: rows of bricks or tiles, each of its own grey, with joints."""
+    height, width = size
+    tall, joint = int(rng.integers(10, 40)), int(rng.integers(1, 4))
+    wide, shift = int(tall * rng.uniform(1, 3)), rng.choice([0.0, 0.5])
+    image = np.full(size, rng.random(), np.float32)
+    for row, top in enumerate(range(0, height, tall)):
+        for left in range(-int(shift * wide) * (row % 2), width, wide):
+            image[top + joint : top + tall, max(left + joint, 0) : max(left + wide, 0)] = rng.random()
+    return image
+
+
+def checkers(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] of 0 and 1: a chess board."""
+    cell = int(rng.integers(8, 48))
+    rows, columns = np.indices(size) // cell
+    return ((rows + columns) % 2).astype(np.float32)
+
+
+def stripes(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] in 0..1: stripes of varying width and grey, along one axis."""
+    across = size[rng.integers(2)]
+    edges = np.unique(rng.integers(0, max(size), max(size) // int(rng.integers(8, 40))))
+    values = rng.random(len(edges) + 1, dtype=np.float32)[np.searchsorted(edges, np.arange(across))]
+    return np.broadcast_to(values[:, None] if across == size[0] else values[None, :across], size).astype(np.float32)
+
+
+def clutter(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] in 0..1: rectangles, lines, discs and letters over each other."""
+    height, width = size
+    image = np.full(size, rng.random(), np.float32)
+    for _ in range(int(rng.integers(20, 90))):
+        place = (int(rng.integers(width)), int(rng.integers(height)))
+        other = (int(place[0] + rng.integers(-60, 60)), int(place[1] + rng.integers(-60, 60)))
+        _draw_shape(rng, image, place, other)
+    return image
+
+
+def _draw_shape(
+    rng: np.random.Generator, image: NDArray[np.float32], place: tuple[int, int], other: tuple[int, int]
+) -> None:
+    grey, thickness = float(rng.random()), int(rng.integers(1, 4))
+    kind = rng.integers(4)
+    if kind == 0:
+        cv2.rectangle(image, place, other, grey, thickness if rng.random() < 0.3 else -1)
+    elif kind == 1:
+        cv2.line(image, place, other, grey, thickness, cv2.LINE_AA)
+    elif kind == 2:
+        cv2.circle(image, place, int(rng.integers(2, 25)), grey, -1, cv2.LINE_AA)
+    else:
+        letters = "".join(chr(c) for c in rng.integers(48, 91, int(rng.integers(1, 9))))
+        cv2.putText(image, letters, place, int(rng.integers(8)), rng.uniform(0.3, 1.5), grey, thickness, cv2.LINE_AA)
+
+
+_KINDS = (octave_noise, bricks, checkers, stripes, clutter, clutter, octave_noise)

@@ -83,12 +83,13 @@ class ClassicalMatcher:
     @staticmethod
     def _distances(descriptors0: NDArray[np.generic], descriptors1: NDArray[np.generic]) -> NDArray[np.float32]:
         """[N, M] between all descriptors: Hamming for bits, Euclidean by one matrix product otherwise."""
-        if descriptors0.dtype == np.uint8:
-            counts = cv2.batchDistance(descriptors0, descriptors1, cv2.CV_32S, normType=cv2.NORM_HAMMING)[0]
-            return counts.astype(np.float32)
-        a, b = descriptors0.astype(np.float32), descriptors1.astype(np.float32)
+        binary = descriptors0.dtype == np.uint8
+        a, b = (np.unpackbits(d, axis=1) if binary else d for d in (descriptors0, descriptors1))
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        # Of bits the squared Euclidean distance is the Hamming distance.
         squared = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1) - 2 * (a @ b.T)
-        return np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
+        np.maximum(squared, 0.0, out=squared)
+        return squared if binary else np.sqrt(squared, out=squared)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tqdm import tqdm
 
 from loftr_ros.errors import LoftrRosError
 
@@ -20,3 +23,9 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         return 0
+
+
+def progress(items: Iterable[Any], total: int | None, text: str, quiet: bool = False) -> Any:
+    """The items, with a progress bar on stderr: smooth on a terminal, a line now and then in a log."""
+    interval = 0.1 if sys.stderr.isatty() else 15.0
+    return tqdm(items, desc=text, total=total, unit="frame", mininterval=interval, disable=quiet)

@@ -1,6 +1,7 @@
 """Every setting of the package, its default, its range and its description: the one place where they are written.
 
-The command line, the YAML files and the ROS parameters (named `group.field`) are made from these classes.
+The command line, the YAML files and the ROS parameters are made from these classes. Groups are for the code; users
+see one flat list of keys.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import difflib
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from loftr_ros.errors import ConfigError
 
@@ -20,9 +21,10 @@ SCALE_SOURCES = ("none", "depth", "odometry", "camera_height")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a setting may be, and whether it may change while the node runs."""
+    """What a setting may be, its key for users ("": the field's own name), and whether a running node may change it."""
 
     text: str
+    key: str = ""
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
@@ -42,6 +44,11 @@ def limits_of(item: dataclasses.Field[Any]) -> Limits:
     return item.metadata["limits"]
 
 
+def key_of(item: dataclasses.Field[Any]) -> str:
+    """The name of a setting in files, parameters and messages."""
+    return limits_of(item).key or item.name
+
+
 def default_of(item: dataclasses.Field[Any]) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
@@ -51,12 +58,9 @@ class Group:
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
-            value = _coerced(getattr(self, item.name), default_of(item), self._name(item))
+            value = _coerced(getattr(self, item.name), default_of(item), key_of(item))
             object.__setattr__(self, item.name, value)
-            _check(value, limits_of(item), self._name(item))
-
-    def _name(self, item: dataclasses.Field[Any]) -> str:
-        return f"{GROUP_NAMES[type(self)]}.{item.name}"
+            _check(value, limits_of(item), key_of(item))
 
 
 def _coerced(value: Any, default: Any, name: str) -> Any:
@@ -88,7 +92,7 @@ def _check(value: Any, limits: Limits, name: str) -> None:
 
 @dataclass(frozen=True)
 class MatcherConfig(Group):
-    name: str = setting("tiny", "Matcher: a LoFTR size, or a classical pipeline.", choices=MATCHERS)
+    name: str = setting("tiny", "LoFTR in a size, or a classical pipeline.", key="matcher", choices=MATCHERS)
     weights: str = setting("", "File of LoFTR weights; empty: the bundled or downloaded file of that size.")
     device: str = setting("auto", "Where LoFTR runs; auto: the GPU if there is one.", choices=("auto", "cpu", "cuda"))
     max_side: int = setting(
@@ -131,16 +135,24 @@ class OdometryConfig(Group):
 
 @dataclass(frozen=True)
 class ScaleConfig(Group):
-    source: str = setting("none", "Where metres come from.", choices=SCALE_SOURCES)
-    camera_height_m: float = setting(0.0, "Height of the camera above the ground in metres, for camera_height.", minimum=0.0, maximum=1000.0)
-    max_depth_m: float = setting(10.0, "Depth images are used up to this many metres.", minimum=0.1, maximum=1000.0)
+    source: str = setting("none", "Where metres come from.", key="scale", choices=SCALE_SOURCES)
+    camera_height_m: float = setting(
+        0.0,
+        "Height of the camera above the ground in metres, for scale: camera_height.",
+        key="camera_height",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    max_depth_m: float = setting(
+        10.0, "Depth images are used up to this many metres.", key="max_depth", minimum=0.1, maximum=1000.0
+    )
 
 
 @dataclass(frozen=True)
 class FramesConfig(Group):
-    odom: str = setting("odom", "Fixed frame of the odometry.")
-    base: str = setting("base_link", "Frame of the robot whose pose is published.")
-    optical: str = setting("", "Optical frame of the camera; empty: the image's frame_id.")
+    odom: str = setting("odom", "Fixed frame of the odometry.", key="odom_frame")
+    base: str = setting("base_link", "Frame of the robot, whose pose is published.", key="base_frame")
+    optical: str = setting("", "Optical frame of the camera; empty: the image's frame_id.", key="camera_frame")
     extrinsics: tuple[float, ...] = setting(
         (), "Pose of the optical frame in the base frame: x y z qx qy qz qw; empty: taken from TF.", lengths=(0, 7)
     )
@@ -186,32 +198,37 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.scale.source == "camera_height" and self.scale.camera_height_m <= 0:
-            raise ConfigError("scale.camera_height_m must be greater than 0 when scale.source is camera_height.")
+            raise ConfigError("camera_height must be greater than 0 when scale is camera_height.")
 
 
-T = TypeVar("T", bound=Group)
-
-
-def group_from_dict(group: type[T], values: dict[str, Any]) -> T:
-    """Build one group. Raises ConfigError for an unknown key (naming the nearest known one) or a bad value."""
-    known = [item.name for item in fields(group)]  # type: ignore[arg-type]
-    for key in values:
-        _refuse_unknown(str(key), known, f"{GROUP_NAMES[group]}.")
-    return group(**values)
+def settings() -> dict[str, tuple[str, dataclasses.Field[Any]]]:
+    """Every setting by its key: the name of its group in Config, and its field."""
+    return {
+        key_of(item): (name, item)
+        for group, name in GROUP_NAMES.items()
+        for item in fields(group)
+    }
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
-    """Build a Config from nested dictionaries, as YAML gives them. Raises ConfigError."""
-    groups = {name: group for group, name in GROUP_NAMES.items()}
+    """Build a Config from settings by key. Raises ConfigError, naming the nearest key for one that does not exist."""
+    known = settings()
+    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUP_NAMES.values()}
     for key, value in values.items():
-        _refuse_unknown(str(key), list(groups), "")
-        if not isinstance(value, dict):
-            raise ConfigError(f"{key} must hold settings, not {value!r}.")
-    return Config(**{name: group_from_dict(groups[name], value) for name, value in values.items()})
+        if key not in known:
+            raise ConfigError(_unknown(str(key), list(known)))
+        name, item = known[key]
+        groups[name][item.name] = value
+    return Config(**{name: group(**groups[name]) for group, name in GROUP_NAMES.items()})
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """All settings by key."""
+    return {key: getattr(getattr(config, name), item.name) for key, (name, item) in settings().items()}
 
 
 def load_config(path: str | Path) -> Config:
-    """Read a YAML file: plain groups, or a ROS parameter file (`/**: ros__parameters:`). Raises ConfigError."""
+    """Read a YAML file of settings, or a ROS parameter file (`/**: ros__parameters:`). Raises ConfigError."""
     import yaml
 
     try:
@@ -220,19 +237,13 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"The configuration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    while isinstance(values, dict) and len(values) == 1 and next(iter(values)) not in GROUP_NAMES.values():
-        key, inner = next(iter(values.items()))
-        if not (key == "ros__parameters" or isinstance(inner, dict) and "ros__parameters" in inner):
-            break
-        values = inner
+    while isinstance(values, dict) and len(values) == 1 and isinstance(next(iter(values.values())), dict):
+        values = next(iter(values.values()))
     if not isinstance(values, dict):
-        raise ConfigError(f"The configuration file {path} must hold groups of settings.")
-    values = {key: value for key, value in values.items() if key != "use_sim_time"}
-    return config_from_dict(values)
+        raise ConfigError(f"The configuration file {path} must hold settings, one 'key: value' a line.")
+    return config_from_dict({key: value for key, value in values.items() if key != "use_sim_time"})
 
 
-def _refuse_unknown(key: str, known: list[str], prefix: str) -> None:
-    if key in known:
-        return
+def _unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    raise ConfigError(f"There is no setting {prefix}{key}; did you mean {prefix}{near[0]}?" if near else f"There is no setting {prefix}{key}.")
+    return f"There is no setting '{key}'; did you mean '{near[0]}'?" if near else f"There is no setting '{key}'."

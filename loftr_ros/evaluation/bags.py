@@ -13,8 +13,9 @@ from rosbags.typesys import Stores, get_typestore
 
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import Options
-from loftr_ros.geometry.camera import Camera, Region, camera_from_calibration, load_camera
+from loftr_ros.geometry.camera import Camera, camera_from_info, load_camera
 from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
+from loftr_ros.odometry.scale import Odometer
 from loftr_ros.types import Frame, Image
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -66,7 +67,7 @@ class BagRecording:
             camera = load_camera(self._options.camera_info)
         else:
             message = _first_message(reader, self._camera_info_topic(reader))
-            camera = camera_from_message(message)
+            camera = camera_from_info(message)
         image = self._decoded(_first_message(reader, self._topic))
         return camera.resized(image.shape[1], image.shape[0])
 
@@ -93,7 +94,7 @@ class BagRecording:
     def frames(self) -> Iterator[Frame]:
         wanted = {self._topic, self._depth_topic, self._options.odometry} - {""}
         depths: deque[tuple[int, Any]] = deque(maxlen=4)
-        way = _Way()
+        wheels = Odometer()
         last = None
         try:
             with self._reader() as reader:
@@ -104,33 +105,15 @@ class BagRecording:
                     if connection.topic == self._depth_topic:
                         depths.append((stamp, depth_in_metres(pixels_of(message))))
                     elif connection.topic == self._options.odometry:
-                        way.add(message)
+                        p = message.pose.pose.position
+                        wheels.add(np.array([p.x, p.y, p.z]))
                     elif last is None or stamp > last:
                         last = stamp
-                        yield Frame(stamp, self._decoded(message), _nearest(depths, stamp), way.take())
+                        yield Frame(stamp, self._decoded(message), _nearest(depths, stamp), wheels.take())
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"The bag {self.path} breaks off: {_first_line(error)}.") from None
-
-
-class _Way:
-    """Length of the way along an odometry topic since it was last asked for."""
-
-    def __init__(self) -> None:
-        self._position: Any = None
-        self._length: float | None = None
-
-    def add(self, message: Any) -> None:
-        p = message.pose.pose.position
-        position = np.array([p.x, p.y, p.z])
-        if self._position is not None:
-            self._length = (self._length or 0.0) + float(np.linalg.norm(position - self._position))
-        self._position = position
-
-    def take(self) -> float | None:
-        length, self._length = self._length, None
-        return length
 
 
 def pixels_of(message: Any) -> Any:
@@ -141,22 +124,6 @@ def pixels_of(message: Any) -> Any:
 
 def stamp_ns(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
-
-
-def camera_from_message(message: Any) -> Camera:
-    """A Camera from a camera_info message, of ROS 1 or 2, from a bag or from rclpy. Raises InputError."""
-    matrix = message.k if hasattr(message, "k") else message.K
-    distortion = message.d if hasattr(message, "d") else message.D
-    roi = message.roi
-    region = Region(roi.x_offset, roi.y_offset, roi.width, roi.height, message.binning_x, message.binning_y)
-    return camera_from_calibration(
-        int(message.width),
-        int(message.height),
-        np.array(matrix, dtype=np.float64),
-        message.distortion_model,
-        tuple(float(d) for d in distortion),
-        region,
-    )
 
 
 def _is_bag_folder(folder: Path) -> bool:

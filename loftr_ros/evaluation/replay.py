@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 import loftr_ros
 from loftr_ros import cli
-from loftr_ros.config import MATCHERS, SCALE_SOURCES, Config, load_config
+from loftr_ros.config import (
+    MATCHERS,
+    SCALE_SOURCES,
+    Config,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+)
 from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
 from loftr_ros.evaluation.plots import plot_trajectory
@@ -52,7 +58,7 @@ class Run:
 def replay(recording: Recording, odometry: VisualOdometry, progress: bool = False) -> Run:
     """Process all frames. What was computed before an unreadable frame is kept; see Run.failure."""
     run = Run()
-    frames = tqdm(recording.frames(), total=len(recording) or None, unit="frame", disable=None if progress else True)
+    frames = cli.progress(recording.frames(), len(recording) or None, "replay", quiet=not progress)
     try:
         for frame in frames:
             started = time.perf_counter()
@@ -106,11 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings")
     parser.add_argument("--camera-info", type=Path, metavar="FILE", help="calibration, where the input has none")
     parser.add_argument("--groundtruth", type=Path, metavar="FILE", help="TUM trajectory to compare with")
-    parser.add_argument("--matcher", choices=MATCHERS, help="matcher.name")
-    parser.add_argument("--weights", metavar="FILE", help="matcher.weights")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="matcher.device")
-    parser.add_argument("--scale", choices=SCALE_SOURCES, help="scale.source")
-    parser.add_argument("--camera-height", type=float, metavar="METRES", help="scale.camera_height_m")
+    parser.add_argument("--matcher", choices=MATCHERS, help="how points are matched")
+    parser.add_argument("--weights", metavar="FILE", help="weights of LoFTR")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--scale", choices=SCALE_SOURCES, help="where metres come from")
+    parser.add_argument("--camera-height", type=float, metavar="METRES", help="above the ground, for --scale camera_height")
     parser.add_argument("--odometry", default="", metavar="FILE|TOPIC", help="wheel odometry for --scale odometry")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
@@ -121,17 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace) -> Config:
     """The file's settings with those of the command line over them. Raises ConfigError."""
     config = load_config(arguments.config) if arguments.config else Config()
-    matcher = {"name": arguments.matcher, "weights": arguments.weights, "device": arguments.device}
-    scale = {"source": arguments.scale, "camera_height_m": arguments.camera_height}
-    return dataclasses.replace(
-        config,
-        matcher=dataclasses.replace(config.matcher, **_given(matcher)),
-        scale=dataclasses.replace(config.scale, **_given(scale)),
-    )
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+    keys = ("matcher", "weights", "device", "scale", "camera_height")
+    given = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
+    return config_from_dict({**config_to_dict(config), **given})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,10 +153,10 @@ def main(arguments: Sequence[str]) -> int:
     about = {
         "input": str(options.input),
         "version": loftr_ros.__version__,
-        "config": dataclasses.asdict(config),
+        "config": config_to_dict(config),
     }
     metrics = save(run, options.output, groundtruth, about)
-    _print(metrics, options.output)
+    print_metrics(metrics, options.output)
     if run.failure is not None:
         raise run.failure
     if not run.estimates:
@@ -166,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print(metrics: dict[str, Any], output: Path) -> None:
+def print_metrics(metrics: dict[str, Any], output: Path) -> None:
     states = ", ".join(f"{name} {count}" for name, count in metrics["states"].items())
     print(f"{metrics['frames']} frames, {metrics['poses']} poses ({states})")
     if metrics["ms_per_frame_median"] is not None:

@@ -148,6 +148,22 @@ def _cropped(camera: Camera, region: Region) -> Camera:
     return Camera(int(width / bins[0]), int(height / bins[1]), matrix, camera.model, camera.distortion)
 
 
+def camera_from_info(info: Any) -> Camera:
+    """A Camera from anything with the fields of sensor_msgs/CameraInfo, of ROS 1 or 2. Raises InputError."""
+    matrix = info.k if hasattr(info, "k") else info.K
+    distortion = info.d if hasattr(info, "d") else info.D
+    roi = info.roi
+    region = Region(roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
+    return camera_from_calibration(
+        int(info.width),
+        int(info.height),
+        np.array(matrix, dtype=np.float64),
+        info.distortion_model,
+        tuple(float(d) for d in distortion),
+        region,
+    )
+
+
 def load_camera(path: str | Path) -> Camera:
     """Read a camera_info YAML file, as the ROS calibrator writes it. Raises InputError."""
     import yaml

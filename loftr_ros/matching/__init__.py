@@ -6,7 +6,7 @@ from typing import Any
 
 import cv2
 
-from loftr_ros.config import MatcherConfig, group_from_dict
+from loftr_ros.config import MatcherConfig, config_from_dict
 from loftr_ros.errors import ConfigError, InputError
 from loftr_ros.matching.base import Matcher
 from loftr_ros.types import Image
@@ -30,7 +30,7 @@ def load_matcher(name: str = "tiny", **options: Any) -> Matcher:
         WeightsError: the weights cannot be used.
         InputError: the mask cannot be read.
     """
-    return matcher_from_config(group_from_dict(MatcherConfig, {"name": name, **options}))
+    return matcher_from_config(config_from_dict({"matcher": name, **options}).matcher)
 
 
 def matcher_from_config(config: MatcherConfig) -> Matcher:

@@ -138,7 +138,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("matcher.device is cuda, but torch finds no GPU; use auto or cpu")
+        raise RuntimeError("device is cuda, but torch finds no GPU; use auto or cpu")
     return torch.device(name)
 
 

@@ -41,6 +41,25 @@ class ScaleSource(Protocol):
         ...
 
 
+class Odometer:
+    """Length of the way along the positions of another odometry, since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._position: Array | None = None
+        self._length: float | None = None
+
+    def add(self, position: Array) -> None:
+        """A position [3] in metres, in the order of time."""
+        if self._position is not None:
+            self._length = (self._length or 0.0) + float(np.linalg.norm(position - self._position))
+        self._position = position
+
+    def take(self) -> float | None:
+        """Metres since the last call; None when nothing came in between."""
+        length, self._length = self._length, None
+        return length
+
+
 class WheelScale:
     """Length of the way from wheels over that from the camera, in a sliding window."""
 

@@ -1,0 +1,108 @@
+"""Visual odometry from a camera, or from a bag with `bag:=PATH`."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+SHARE = Path(get_package_share_directory("loftr_ros"))
+
+# name: (default, description)
+ARGUMENTS = {
+    "image": ("image", "Topic of the camera images (sensor_msgs/Image)."),
+    "camera_info": ("camera_info", "Topic of the camera's calibration (sensor_msgs/CameraInfo)."),
+    "depth": ("depth", "Topic of depth images aligned with the images, for scale: depth."),
+    "wheel_odom": ("wheel_odom", "Topic of another odometry that gives lengths, for scale: odometry."),
+    "config": (str(SHARE / "config" / "vo.yaml"), "YAML file of parameters."),
+    "matcher": ("", "tiny, outdoor, indoor, sift or orb; empty: as in the config file."),
+    "weights": ("", "File of LoFTR weights; empty: as in the config file."),
+    "device": ("", "auto, cpu or cuda; empty: as in the config file."),
+    "extrinsics": ("", "Pose of the camera in base_link, [x, y, z, qx, qy, qz, qw]; empty: from TF."),
+    "publish_tf": ("true", "Publish the transform odom -> base_link."),
+    "use_sim_time": ("false", "Take the time from /clock."),
+    "rviz": ("false", "Open RViz with the package's layout."),
+    "namespace": ("", "Namespace of the node and its topics."),
+    "log_level": ("info", "debug, info, warn or error."),
+    "bag": ("", "Bag, video or image folder to play instead of a camera (every frame is processed)."),
+    "rate": ("0.0", "With bag: frames a second; 0: as fast as the odometry takes them."),
+    "output": ("", "With bag: folder for the trajectory and its picture; empty: none."),
+}
+
+
+def value_of(context, name):
+    return LaunchConfiguration(name).perform(context)
+
+
+def parameters(context):
+    """The config file, with those arguments over it that were given."""
+    given = {name: value_of(context, name) for name in ("matcher", "weights", "device")}
+    over = {name: value for name, value in given.items() if value}
+    over["publish_tf"] = value_of(context, "publish_tf").lower() == "true"
+    over["use_sim_time"] = value_of(context, "use_sim_time").lower() == "true"
+    extrinsics = value_of(context, "extrinsics")
+    if extrinsics:
+        over["extrinsics"] = [float(v) for v in extrinsics.strip("[] ").replace(",", " ").split()]
+    if value_of(context, "bag"):
+        over["reliable"] = True  # the player waits for the odometry: no frame may be dropped
+    return [value_of(context, "config"), over]
+
+
+def launch_nodes(context):
+    namespace = value_of(context, "namespace")
+    names = ("image", "camera_info", "depth", "wheel_odom")
+    remappings = [(name, value_of(context, name)) for name in names if value_of(context, name) != name]
+    odometry = Node(
+        package="loftr_ros",
+        executable="vo_node",
+        name="vo_node",
+        namespace=namespace,
+        output="screen",
+        parameters=parameters(context),
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", f"vo_node:={value_of(context, 'log_level')}"],
+    )
+    actions = [odometry]
+    if value_of(context, "bag"):
+        actions += playback(context, namespace, remappings)
+    if value_of(context, "rviz").lower() == "true":
+        layout = str(SHARE / "config" / "vo.rviz")
+        actions.append(Node(package="rviz2", executable="rviz2", namespace=namespace, arguments=["-d", layout]))
+    return actions
+
+
+def playback(context, namespace, remappings):
+    """The player, whose end ends the launch, and the recorder if an output folder is named."""
+    player = Node(
+        package="loftr_ros",
+        executable="player",
+        namespace=namespace,
+        output="screen",
+        remappings=remappings,
+        arguments=[value_of(context, "bag"), "--rate", value_of(context, "rate")],
+    )
+    actions = [player]
+    last = player
+    if value_of(context, "output"):
+        last = Node(
+            package="loftr_ros",
+            executable="recorder",
+            namespace=namespace,
+            output="screen",
+            arguments=["--output", value_of(context, "output")],
+        )
+        actions.append(last)
+    done = OnProcessExit(target_action=last, on_exit=[EmitEvent(event=Shutdown(reason="the recording has been played"))])
+    return [*actions, RegisterEventHandler(done)]
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=lambda context: launch_nodes(context))])

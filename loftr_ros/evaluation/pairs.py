@@ -1,0 +1,241 @@
+"""Relative pose from single pairs of frames: how good are the matches alone?
+
+python -m loftr_ros.evaluation.pairs SEQUENCE... [--gaps 1,2] [--matchers tiny,sift,orb] [--json FILE]
+
+Every matcher sees the same images and feeds the same estimator (MAGSAC essential matrix). The error of a pair is the
+larger of its rotation angle and the angle between the translation directions; a pair without a pose counts as wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from loftr_ros import cli
+from loftr_ros.config import MATCHERS
+from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation.sequences import open_recording
+from loftr_ros.evaluation.trajectory import write_atomically
+from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg
+from loftr_ros.geometry.two_view import angles, estimate_pose
+from loftr_ros.matching import Matcher, load_matcher
+from loftr_ros.types import Array, Image
+
+INLIER_THRESHOLD_PX = 0.7  # distance from the epipolar line, in the pixels that the matcher sees
+AUC_DEGREES = (5, 10, 20)
+_FAILED_DEG = 180.0
+_MOST_TIME_DIFFERENCE_S = 0.02
+
+
+@dataclass(frozen=True)
+class PosedFrames:
+    """Frames [H, W] as the matchers see them, their camera, and pose_world_camera [4, 4] of each."""
+
+    name: str
+    images: list[Image]
+    camera: Camera
+    poses: list[Array]
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Error in degrees, matches, those that agree with the pose, and milliseconds to extract twice and match."""
+
+    error_deg: float
+    matches: int
+    inliers: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all pairs of a sequence: areas under the error's cumulative curve in percent, and medians."""
+
+    sequence: str
+    matcher: str
+    pairs: int
+    auc_5: float
+    auc_10: float
+    auc_20: float
+    median_error_deg: float
+    median_matches: float
+    median_inliers: float
+    median_ms: float
+
+
+def load_sequence(path: str | Path, max_side: int) -> PosedFrames:
+    """A sequence with ground truth, shrunk until the longer side is max_side (0: never). Raises InputError."""
+    recording = open_recording(path)
+    if recording.groundtruth is None:
+        raise InputError(f"{path} has no groundtruth_tum.txt to compare with.")
+    frames = list(recording.frames())
+    if not frames:
+        raise InputError(f"{path} has no frames.")
+    images = [_shrunk(frame.image, max_side) for frame in frames]
+    height, width = images[0].shape
+    poses = poses_at([frame.stamp_ns for frame in frames], recording.groundtruth)
+    return PosedFrames(Path(path).name, images, recording.camera.resized(width, height), poses)
+
+
+def _shrunk(image: Image, max_side: int) -> Image:
+    ratio = max_side / max(image.shape)
+    if max_side == 0 or ratio >= 1:
+        return image
+    size = (round(image.shape[1] * ratio), round(image.shape[0] * ratio))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def poses_at(stamps_ns: Sequence[int], groundtruth: Path) -> list[Array]:
+    """The pose of a TUM file at each stamp. Raises InputError where one is missing."""
+    try:
+        table = np.loadtxt(groundtruth, ndmin=2)
+        poses = [pose_from_xyz_quat(row[1:8]) for row in table]
+    except (OSError, ValueError, IndexError, GeometryError) as error:
+        raise InputError(f"The ground truth {groundtruth} cannot be read: {error}.") from None
+    found = []
+    for stamp in stamps_ns:
+        nearest = int(np.argmin(np.abs(table[:, 0] - stamp * 1e-9)))
+        if abs(table[nearest, 0] - stamp * 1e-9) > _MOST_TIME_DIFFERENCE_S:
+            raise InputError(f"The ground truth {groundtruth} has no pose at {stamp * 1e-9:.3f} s.")
+        found.append(poses[nearest])
+    return found
+
+
+def pair_indices(frames: int, gaps: Sequence[int], every: int) -> list[tuple[int, int]]:
+    """(i, i + gap) for every so manieth i, while the widest pair still fits."""
+    return [(i, i + gap) for i in range(0, frames - max(gaps), every) for gap in gaps]
+
+
+def pose_error_deg(estimate_1_0: Array, truth_1_0: Array) -> float:
+    """The larger of the rotation angle and the angle between the translation directions."""
+    rotation = rotation_angle_deg(estimate_1_0[:3, :3] @ truth_1_0[:3, :3].T)
+    length = np.linalg.norm(truth_1_0[:3, 3])
+    if length == 0:
+        return rotation
+    direction = angles(estimate_1_0[None, :3, 3], truth_1_0[None, :3, 3] / length)
+    return max(rotation, float(np.degrees(direction[0])))
+
+
+def evaluate_pair(matcher: Matcher, sequence: PosedFrames, index0: int, index1: int) -> PairResult:
+    """Match two frames and compare the pose that follows with the truth."""
+    start = time.perf_counter()
+    matches = matcher.match(sequence.images[index0], sequence.images[index1])
+    milliseconds = 1e3 * (time.perf_counter() - start)
+    truth_1_0 = inverse(sequence.poses[index1]) @ sequence.poses[index0]
+    points0, points1 = (sequence.camera.normalize(points) for points in (matches.points0, matches.points1))
+    try:
+        pose = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / sequence.camera.focal)
+    except GeometryError:
+        return PairResult(_FAILED_DEG, len(points0), 0, milliseconds)
+    error = pose_error_deg(pose.pose_1_0, truth_1_0)
+    return PairResult(error, len(points0), int(pose.inliers.sum()), milliseconds)
+
+
+def area_under_curve(errors: Array, limit: float) -> float:
+    """Percent: the mean over 0..limit of the share of errors below, linear between them (Sarlin et al., CVPR 2020)."""
+    ordered = np.concatenate([[0.0], np.sort(errors)])
+    recall = np.arange(len(ordered)) / max(len(errors), 1)
+    last = int(np.searchsorted(ordered, limit))
+    x = np.append(ordered[:last], limit)
+    y = np.append(recall[:last], recall[last - 1])
+    return float(100 * np.trapezoid(y, x) / limit)
+
+
+def summarize(sequence: str, matcher: str, results: Sequence[PairResult]) -> Summary:
+    errors = np.array([result.error_deg for result in results])
+    areas = [area_under_curve(errors, limit) for limit in AUC_DEGREES]
+    counts = np.array([(r.matches, r.inliers, r.milliseconds) for r in results], dtype=float)
+    medians = (float(v) for v in np.median(counts, axis=0))
+    return Summary(sequence, matcher, len(results), *areas, float(np.median(errors)), *medians)
+
+
+def benchmark(
+    sequences: Sequence[PosedFrames], matchers: Sequence[Matcher], gaps: Sequence[int], every: int, progress: bool
+) -> list[Summary]:
+    """A summary for each sequence and matcher."""
+    summaries = []
+    for sequence in sequences:
+        pairs = pair_indices(len(sequence.images), gaps, every)
+        if not pairs:
+            raise InputError(f"{sequence.name} has too few frames for pairs {max(gaps)} apart.")
+        for matcher in matchers:
+            matcher.match(sequence.images[0], sequence.images[0])  # the first call also sets up caches
+            bar = tqdm(pairs, desc=f"{sequence.name} {matcher.name}", disable=not progress, leave=False)
+            results = [evaluate_pair(matcher, sequence, i, j) for i, j in bar]
+            summaries.append(summarize(sequence.name, matcher.name, results))
+    return summaries
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """Markdown, a line per summary."""
+    lines = [
+        "| sequence | matcher | pairs | AUC@5/10/20 | median error | matches | inliers | ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        lines.append(
+            f"| {s.sequence} | {s.matcher} | {s.pairs} | {s.auc_5:.1f}/{s.auc_10:.1f}/{s.auc_20:.1f} "
+            f"| {s.median_error_deg:.2f} deg | {s.median_matches:.0f} | {s.median_inliers:.0f} | {s.median_ms:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pairs", description="Relative pose from single pairs of frames.")
+    parser.add_argument("sequences", nargs="+", metavar="SEQUENCE", help="folder with images and ground truth")
+    parser.add_argument("--gaps", type=_positive_list, default=[1, 2], metavar="N,N", help="frames apart (1,2)")
+    parser.add_argument("--every", type=int, default=2, metavar="N", help="take every Nth frame as first (2)")
+    parser.add_argument("--matchers", default="tiny,sift,orb", metavar="NAME,NAME", help="(tiny,sift,orb)")
+    parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
+    parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _positive_list(text: str) -> list[int]:
+    values = [int(word) for word in text.split(",")]
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' has a number below 1")
+    return values
+
+
+def _matcher(name: str, weights: str, device: str) -> Matcher:
+    if name not in MATCHERS:
+        raise InputError(f"There is no matcher '{name}'; there are {', '.join(MATCHERS)}.")
+    if name in ("sift", "orb"):
+        return load_matcher(name)
+    return load_matcher(name, weights=weights, device=device, max_side=0)  # the images are shrunk already
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    if options.every < 1:
+        raise InputError(f"--every must be at least 1, not {options.every}.")
+    matchers = [_matcher(name, options.weights, options.device) for name in options.matchers.split(",")]
+    sequences = [load_sequence(path, options.max_side) for path in options.sequences]
+    summaries = benchmark(sequences, matchers, options.gaps, options.every, not options.quiet)
+    if options.json:
+        write_atomically(options.json, [json.dumps([dataclasses.asdict(s) for s in summaries], indent=2)])
+    print(table(summaries))
+    return 0
+
+
+def entry_point() -> int:
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

@@ -1,0 +1,84 @@
+"""`render_room`: write a rendered sequence with known trajectory, to try everything without a camera."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from loftr_ros import cli
+from loftr_ros.errors import InputError
+from loftr_ros.evaluation.trajectory import Trajectory, seconds, write_atomically, write_tum
+from loftr_ros.geometry.camera import Camera
+from loftr_ros.synthetic.room import Room, make_room, room_camera, round_trip
+from loftr_ros.types import Array
+
+
+def write_sequence(folder: Path, room: Room, poses: list[Array], rate_hz: float, progress: bool = False) -> None:
+    """Write images/, depth/, times.txt, camera_info.yaml and groundtruth_tum.txt. Raises InputError."""
+    for name in ("images", "depth"):
+        try:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder / name} cannot be made: {error.strerror}.") from None
+    stamps = []
+    frames = room.frames(poses, rate_hz, with_depth=True)
+    for i, frame in enumerate(cli.progress(frames, len(poses), "rendering", quiet=not progress)):
+        assert frame.depth is not None
+        _write_image(folder / "images" / f"{i:06d}.png", frame.image)
+        _write_image(folder / "depth" / f"{i:06d}.png", np.rint(frame.depth * 1000).astype(np.uint16))
+        stamps.append(frame.stamp_ns)
+    write_atomically(folder / "times.txt", [seconds(stamp) for stamp in stamps])
+    write_atomically(folder / "camera_info.yaml", _calibration(room.camera))
+    write_tum(folder / "groundtruth_tum.txt", Trajectory(stamps, poses))
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:  # type: ignore[type-arg]
+    if not cv2.imwrite(str(path), image):
+        raise InputError(f"{path} cannot be written.")
+
+
+def _calibration(camera: Camera) -> list[str]:
+    numbers = ", ".join(f"{v:.9g}" for v in camera.matrix.ravel())
+    return [
+        f"image_width: {camera.width}",
+        f"image_height: {camera.height}",
+        "camera_name: room",
+        "camera_matrix:",
+        "  rows: 3",
+        "  cols: 3",
+        f"  data: [{numbers}]",
+        "distortion_model: plumb_bob",
+        "distortion_coefficients:",
+        "  rows: 1",
+        "  cols: 5",
+        "  data: [0.0, 0.0, 0.0, 0.0, 0.0]",
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="render_room", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to write the sequence")
+    parser.add_argument("--frames", type=int, default=120, metavar="N", help="on one round through the room")
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes another room")
+    options = parser.parse_args(arguments)
+    if options.frames < 2 or options.width < 64 or options.height < 64 or options.seed < 0:
+        raise InputError("A sequence needs at least 2 frames of 64x64 pixels and a seed of 0 or more.")
+    room = make_room(room_camera(options.width, options.height), options.seed)
+    write_sequence(options.folder, room, round_trip(options.frames), rate_hz=10.0, progress=True)
+    print(f"{options.frames} frames in {options.folder}")
+    return 0
+
+
+def entry_point() -> int:
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

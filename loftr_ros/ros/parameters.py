@@ -1,0 +1,89 @@
+"""Settings as ROS parameters: one for each key of loftr_ros.config, with its description, range and default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from loftr_ros.config import Config, Limits, config_from_dict, config_to_dict, default_of, limits_of, settings
+from loftr_ros.errors import ConfigError
+
+_LARGEST_INT = 2**31 - 1
+
+
+def declare(node: Node) -> Config:
+    """Declare every setting on the node and return their values. Raises ConfigError for a bad one."""
+    values = {}
+    for key, (_, item) in settings().items():
+        default = default_of(item)
+        declared = list(default) if isinstance(default, tuple) else default
+        try:
+            parameter = node.declare_parameter(key, declared, _descriptor(item))
+        except Exception as error:  # rclpy has several kinds for a wrong type or a value out of range
+            raise ConfigError(f"The parameter {key} is refused: {_first_line(error)}.") from None
+        values[key] = _plain(parameter.value)
+    return config_from_dict(values)
+
+
+def _descriptor(item: dataclasses.Field[Any]) -> ParameterDescriptor:
+    limits, default = limits_of(item), default_of(item)
+    descriptor = ParameterDescriptor(description=limits.text, read_only=limits.read_only)
+    if limits.choices:
+        descriptor.additional_constraints = "One of: " + ", ".join(limits.choices)
+    if isinstance(default, tuple):
+        # rclpy takes an empty list for a list of bytes; the type is checked by config.py instead.
+        descriptor.dynamic_typing = True
+        descriptor.additional_constraints = "A list of " + " or ".join(str(n) for n in limits.lengths) + " numbers"
+    elif isinstance(default, float):
+        descriptor.floating_point_range = _range(limits)
+    elif isinstance(default, int) and not isinstance(default, bool):
+        descriptor.integer_range = _integer_range(limits)
+    return descriptor
+
+
+def _range(limits: Limits) -> list[FloatingPointRange]:
+    if limits.minimum is None or limits.maximum is None:
+        return []
+    return [FloatingPointRange(from_value=float(limits.minimum), to_value=float(limits.maximum), step=0.0)]
+
+
+def _integer_range(limits: Limits) -> list[IntegerRange]:
+    if limits.minimum is None:
+        return []
+    largest = _LARGEST_INT if limits.maximum is None else int(limits.maximum)
+    return [IntegerRange(from_value=int(limits.minimum), to_value=largest, step=1)]
+
+
+def _plain(value: Any) -> Any:
+    """Parameter arrays as tuples of Python numbers."""
+    return tuple(value) if not isinstance(value, (str, bool, int, float)) and value is not None else value
+
+
+def on_change(current: Callable[[], Config], apply: Callable[[Config], None]) -> Callable[..., SetParametersResult]:
+    """A callback for changes at run time: refuses bad values with a sentence, and applies good ones.
+
+    Args:
+        current: the present settings.
+        apply: takes the new settings.
+    """
+
+    def callback(parameters: list[Parameter]) -> SetParametersResult:
+        known = settings()
+        changes = {p.name: _plain(p.value) for p in parameters if p.name in known}
+        try:
+            changed = config_from_dict({**config_to_dict(current()), **changes})
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        apply(changed)
+        return SetParametersResult(successful=True)
+
+    return callback
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,238 @@
+"""`player`: play a recording into the node over DDS, and keep what the node answers.
+
+It sends a frame, waits for the node's status of it, then sends the next: every frame is processed, on machines of any
+speed. With --rate it sends in time instead, like a camera.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from nav_msgs.msg import Odometry
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+
+import loftr_ros
+from loftr_ros import cli
+from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation.replay import Run, print_metrics, save
+from loftr_ros.evaluation.sequences import Options, Recording, open_recording
+from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat
+from loftr_ros.ros.conversions import ns_to_stamp, stamp_to_ns
+from loftr_ros.types import Array, Estimate, Frame, MotionState
+
+CAMERA_FRAME = "camera_optical"
+# base_link at the camera, x forward, y left, z up (REP-103)
+CAMERA_AT_BASE = (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
+_FIRST_ANSWER_S = 120.0  # the node may still be loading its weights
+_ANSWER_S = 30.0
+_VIDEO_HZ = 10.0
+
+
+class Player(Node):
+    """Publishes frames; gathers the statuses, odometry and match pictures that come back."""
+
+    def __init__(self, camera: Camera, node_name: str) -> None:
+        super().__init__("player")
+        self._info = _camera_info(camera)
+        self._image = self.create_publisher(ImageMessage, "image", 10)
+        self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
+        self._depth = self.create_publisher(ImageMessage, "depth", 10)
+        self.states: dict[int, MotionState] = {}
+        self.milliseconds: list[float] = []
+        self.poses: dict[int, Array] = {}
+        self.pictures: dict[int, np.ndarray[Any, Any]] = {}
+        self.changed = threading.Condition()
+        self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
+        self.create_subscription(Odometry, "odom", self._on_odometry, 100)
+        self.create_subscription(ImageMessage, f"{node_name}/matches", self._on_picture, 10)
+
+    def wait_for_node(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            # Both ways: the answer to the first frame must not be lost.
+            heard = self._image.get_subscription_count() and self._camera_info.get_subscription_count()
+            if heard and self.count_publishers("odom"):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def send(self, frame: Frame) -> None:
+        header = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=CAMERA_FRAME)
+        self._info.header = header
+        self._camera_info.publish(self._info)
+        if frame.depth is not None:
+            self._depth.publish(_message(frame.depth.astype(np.float32), "32FC1", header))
+        self._image.publish(_message(frame.image, "mono8", header))
+
+    def wait_for_answer(self, stamp_ns: int, seconds: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: stamp_ns in self.states, seconds)
+
+    def wait_for_poses(self, seconds: float) -> None:
+        """Odometry travels beside the statuses: give the last of it time to arrive."""
+        with self.changed:
+            wanted = {s for s, state in self.states.items() if state not in (MotionState.LOST, MotionState.FEW_MATCHES)}
+            self.changed.wait_for(lambda: wanted <= self.poses.keys(), seconds)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        values = {item.key: item.value for item in message.values}
+        with self.changed:
+            self.states[int(values["stamp"].replace(".", ""))] = MotionState(values["state"])
+            self.milliseconds.append(float(values["processing_ms"]))
+            self.changed.notify_all()
+
+    def _on_odometry(self, message: Odometry) -> None:
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        with self.changed:
+            self.poses[stamp_to_ns(message.header.stamp)] = pose_from_xyz_quat(
+                np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
+            )
+            self.changed.notify_all()
+
+    def _on_picture(self, message: ImageMessage) -> None:
+        pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        self.pictures[stamp_to_ns(message.header.stamp)] = pixels
+
+
+def _camera_info(camera: Camera) -> CameraInfo:
+    info = CameraInfo(width=camera.width, height=camera.height, distortion_model=camera.model or "plumb_bob")
+    info.k = camera.matrix.ravel()
+    info.d = [float(d) for d in camera.distortion]
+    info.r = np.eye(3).ravel()
+    info.p = np.hstack([camera.matrix, np.zeros((3, 1))]).ravel()
+    return info
+
+
+def _message(pixels: np.ndarray[Any, Any], encoding: str, header: Header) -> ImageMessage:
+    data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    height, width = pixels.shape
+    return ImageMessage(
+        header=header, height=height, width=width, encoding=encoding, step=width * pixels.itemsize, data=data
+    )
+
+
+def play(player: Player, recording: Recording, rate_hz: float) -> None:
+    """Send all frames. Raises InputError when no node answers."""
+    if not player.wait_for_node(_FIRST_ANSWER_S):
+        raise InputError(f"No odometry node listens on {player.resolve_topic_name('image')}.")
+    frames = cli.progress(recording.frames(), len(recording) or None, "playing")
+    started, count = time.monotonic(), 0
+    for frame in frames:
+        player.send(frame)
+        count += 1
+        if rate_hz > 0:
+            time.sleep(max(0.0, started + count / rate_hz - time.monotonic()))
+        elif not player.wait_for_answer(frame.stamp_ns, _FIRST_ANSWER_S if count == 1 else _ANSWER_S):
+            raise InputError(f"The odometry node did not answer to frame {count}.")
+    player.wait_for_poses(2.0 if rate_hz == 0 else 5.0)
+
+
+def gathered(player: Player, pose_base_camera: Array) -> Run:
+    """What came back, as the estimates of a replay: poses of the camera in the first camera's frame."""
+    estimates = [
+        Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera))
+        for stamp, state in sorted(player.states.items())
+    ]
+    return Run(estimates, player.milliseconds)
+
+
+def _camera_pose(pose_odom_base: Array | None, pose_base_camera: Array) -> Array | None:
+    return None if pose_odom_base is None else inverse(pose_base_camera) @ pose_odom_base @ pose_base_camera
+
+
+def save_pictures(output: Path, pictures: dict[int, np.ndarray[Any, Any]]) -> None:
+    """matches.mp4 with all match pictures, matches.png with one from the middle."""
+    if not pictures:
+        return
+    ordered = [pictures[stamp] for stamp in sorted(pictures)]
+    height, width = ordered[0].shape[0] // 2 * 2, ordered[0].shape[1] // 2 * 2
+    video = cv2.VideoWriter(str(output / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), _VIDEO_HZ, (width, height))
+    for picture in ordered:
+        video.write(np.ascontiguousarray(picture[:height, :width]))
+    video.release()
+    if not cv2.imwrite(str(output / "matches.png"), ordered[len(ordered) // 2]):
+        raise InputError(f"{output / 'matches.png'} cannot be written.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="player", description=__doc__)
+    parser.add_argument("input", help="sequence folder, folder of images, video, or bag")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for trajectory, metrics and match pictures")
+    parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="frames a second; 0: wait for each answer")
+    parser.add_argument("--camera-info", type=Path, metavar="FILE", help="calibration, where the input has none")
+    parser.add_argument("--groundtruth", type=Path, metavar="FILE", help="TUM trajectory to compare with")
+    parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
+    parser.add_argument("--depth", action="store_true", help="send the depth images too")
+    parser.add_argument("--node", default="vo_node", help="name of the odometry node")
+    parser.add_argument(
+        "--extrinsics", type=float, nargs=7, default=CAMERA_AT_BASE, metavar="N",
+        help="pose of the camera in the base frame, as the node has it: x y z qx qy qz qw",
+    )  # fmt: skip
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(rclpy.utilities.remove_ros_args(["player", *arguments])[1:])
+    try:
+        pose_base_camera = pose_from_xyz_quat(np.array(options.extrinsics))
+    except GeometryError as error:
+        raise InputError(str(error)) from None
+    recording = open_recording(
+        options.input, Options(options.camera_info, 10.0, options.image_topic, options.depth)
+    )
+    groundtruth = options.groundtruth or recording.groundtruth
+    rclpy.init(args=list(arguments))
+    player = Player(recording.camera, options.node)
+    executor = SingleThreadedExecutor()
+    executor.add_node(player)
+    spinning = threading.Thread(target=_spin, args=(executor,))
+    spinning.start()
+    try:
+        play(player, recording, options.rate)
+    finally:
+        if options.output is not None:  # what came back before a failure is not lost
+            _keep(player, options, groundtruth, pose_base_camera)
+        executor.shutdown()
+        spinning.join()
+        player.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _keep(player: Player, options: argparse.Namespace, groundtruth: Path | None, pose_base_camera: Array) -> None:
+    run = gathered(player, pose_base_camera)
+    about = {"input": str(options.input), "version": loftr_ros.__version__, "through": "node"}
+    metrics = save(run, options.output, groundtruth if run.estimates else None, about)
+    save_pictures(options.output, player.pictures)
+    print_metrics(metrics, options.output)
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except (ExternalShutdownException, KeyboardInterrupt):
+        return
+
+
+def entry_point() -> int:
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

@@ -1,0 +1,42 @@
+"""What several test modules build on: textures, cameras, and small things to compare with."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from loftr_ros.geometry.camera import Camera
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Grey uint8 noise with structure at all scales, so that every detector finds something."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width))
+    for size in (2, 4, 8, 16, 32):
+        coarse = rng.standard_normal((height // size + 2, width // size + 2))
+        image += size**0.5 * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    image -= image.min()
+    return np.rint(image * (255 / image.max())).astype(np.uint8)
+
+
+def pinhole(width: int = 320, height: int = 240, focal: float = 300.0) -> Camera:
+    matrix = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return Camera(width, height, matrix)
+
+
+CAMERA_INFO = """image_width: {width}
+image_height: {height}
+camera_matrix: {{rows: 3, cols: 3, data: [{focal}, 0, {cx}, 0, {focal}, {cy}, 0, 0, 1]}}
+distortion_model: plumb_bob
+distortion_coefficients: {{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}}
+"""
+
+
+def camera_info_yaml(width: int = 320, height: int = 240, focal: float = 300.0) -> str:
+    """The same camera as `pinhole`."""
+    return CAMERA_INFO.format(width=width, height=height, focal=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
+
+
+def is_one_sentence(text: str) -> bool:
+    """One line that ends like a sentence, and no traceback."""
+    return text.count("\n") == 0 and text.rstrip()[-1] in ".?!" and "Traceback" not in text

@@ -26,8 +26,8 @@ setup(
         "console_scripts": [
             "vo_node = loftr_ros.ros.node:entry_point",
             "player = loftr_ros.ros.player:entry_point",
-            "recorder = loftr_ros.ros.recorder:entry_point",
             "replay = loftr_ros.evaluation.replay:entry_point",
+            "render_room = loftr_ros.evaluation.render_room:entry_point",
             "download_weights = loftr_ros.download_weights:entry_point",
         ]
     },

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
@@ -30,8 +30,15 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn or error."),
     "bag": ("", "Bag, video or image folder to play instead of a camera (every frame is processed)."),
     "rate": ("0.0", "With bag: frames a second; 0: as fast as the odometry takes them."),
-    "output": ("", "With bag: folder for the trajectory and its picture; empty: none."),
+    "output": ("", "With bag: folder for trajectory, metrics and match pictures; empty: none."),
+    "groundtruth": ("", "With bag and output: TUM trajectory to compare with."),
+    "camera_info_file": ("", "With bag: calibration file, where the recording has none."),
 }
+
+OPTIONS = {"output": "--output", "groundtruth": "--groundtruth", "camera_info_file": "--camera-info"}
+
+# x y z qx qy qz qw of an optical frame at the origin of a body frame (REP-103)
+CAMERA_AT_BASE = (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
 
 
 def value_of(context, name):
@@ -44,12 +51,19 @@ def parameters(context):
     over = {name: value for name, value in given.items() if value}
     over["publish_tf"] = value_of(context, "publish_tf").lower() == "true"
     over["use_sim_time"] = value_of(context, "use_sim_time").lower() == "true"
-    extrinsics = value_of(context, "extrinsics")
-    if extrinsics:
-        over["extrinsics"] = [float(v) for v in extrinsics.strip("[] ").replace(",", " ").split()]
+    if extrinsics(context):
+        over["extrinsics"] = extrinsics(context)
     if value_of(context, "bag"):
         over["reliable"] = True  # the player waits for the odometry: no frame may be dropped
     return [value_of(context, "config"), over]
+
+
+def extrinsics(context):
+    """The seven numbers of the argument; for a recording without them, the camera is where the base is."""
+    text = value_of(context, "extrinsics").strip("[] ").replace(",", " ")
+    if not text and value_of(context, "bag"):
+        return list(CAMERA_AT_BASE)
+    return [float(number) for number in text.split()]
 
 
 def launch_nodes(context):
@@ -66,7 +80,8 @@ def launch_nodes(context):
         remappings=remappings,
         arguments=["--ros-args", "--log-level", f"vo_node:={value_of(context, 'log_level')}"],
     )
-    actions = [odometry]
+    # Without the node nothing else makes sense: its end, good or bad, ends the launch.
+    actions = [odometry, shutdown_after(odometry, "the odometry node has ended")]
     if value_of(context, "bag"):
         actions += playback(context, namespace, remappings)
     if value_of(context, "rviz").lower() == "true":
@@ -76,28 +91,29 @@ def launch_nodes(context):
 
 
 def playback(context, namespace, remappings):
-    """The player, whose end ends the launch, and the recorder if an output folder is named."""
+    """The player, whose end ends the launch."""
+    arguments = [value_of(context, "bag"), "--rate", value_of(context, "rate")]
+    for option in ("output", "groundtruth", "camera_info_file"):
+        if value_of(context, option):
+            arguments += [OPTIONS[option], value_of(context, option)]
+    arguments += ["--extrinsics", *(str(number) for number in extrinsics(context))]
     player = Node(
         package="loftr_ros",
         executable="player",
         namespace=namespace,
         output="screen",
         remappings=remappings,
-        arguments=[value_of(context, "bag"), "--rate", value_of(context, "rate")],
+        arguments=arguments,
     )
-    actions = [player]
-    last = player
-    if value_of(context, "output"):
-        last = Node(
-            package="loftr_ros",
-            executable="recorder",
-            namespace=namespace,
-            output="screen",
-            arguments=["--output", value_of(context, "output")],
-        )
-        actions.append(last)
-    done = OnProcessExit(target_action=last, on_exit=[EmitEvent(event=Shutdown(reason="the recording has been played"))])
-    return [*actions, RegisterEventHandler(done)]
+    said = []
+    if not value_of(context, "extrinsics"):
+        said = [LogInfo(msg="No extrinsics are given: base_link is put at the camera, x forward, z up.")]
+    return [*said, player, shutdown_after(player, "the recording has been played")]
+
+
+def shutdown_after(action, reason):
+    done = OnProcessExit(target_action=action, on_exit=[EmitEvent(event=Shutdown(reason=reason))])
+    return RegisterEventHandler(done)
 
 
 def generate_launch_description():

@@ -65,14 +65,22 @@ class Group:
 
 def _coerced(value: Any, default: Any, name: str) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or any(isinstance(v, (bool, str)) for v in value):
+        if not isinstance(value, (list, tuple)) or any(type(v) not in (int, float) for v in value):
             raise ConfigError(f"{name} must be a list of numbers, not {value!r}.")
-        return tuple(float(v) for v in value)
+        return tuple(_float(v) for v in value)
     if type(value) is not type(default):
         raise ConfigError(f"{name} must be of type {type(default).__name__}, not {value!r}.")
     return value
+
+
+def _float(value: float) -> float:
+    """A whole number too large for a float becomes infinite, and is refused as such."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _check(value: Any, limits: Limits, name: str) -> None:

@@ -87,7 +87,10 @@ def stretched(image: NDArray[np.uint16]) -> Image:
 def decode(data: Any) -> Image:
     """Grey image from JPEG or PNG bytes. Raises InputError."""
     buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_GRAYSCALE) if len(buffer) else None
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_GRAYSCALE) if len(buffer) else None
+    except cv2.error:  # a size beyond OpenCV's limits
+        image = None
     if image is None:
         raise InputError(f"{len(buffer)} bytes of a compressed image cannot be decoded.")
     return image

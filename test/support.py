@@ -40,3 +40,18 @@ def camera_info_yaml(width: int = 320, height: int = 240, focal: float = 300.0) 
 def is_one_sentence(text: str) -> bool:
     """One line that ends like a sentence, and no traceback."""
     return text.count("\n") == 0 and text.rstrip()[-1] in ".?!" and "Traceback" not in text
+
+
+def scene(rng: np.random.Generator, pose_1_0: np.ndarray, count: int = 200, noise: float = 0.0, planar: bool = False):
+    """Points before camera 0 and their normalized images in both cameras: points [N, 3], [N, 2], [N, 2]."""
+    points = rng.uniform([-2, -1.5, 3], [2, 1.5, 9], (count, 3))
+    if planar:
+        points[:, 2] = 5.0 + 0.4 * points[:, 0] - 0.2 * points[:, 1]
+    moved = points @ pose_1_0[:3, :3].T + pose_1_0[:3, 3]
+    seen0, seen1 = points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]
+    return points, seen0, seen1 + noise * rng.standard_normal((count, 2))
+
+
+def angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+    """Between two vectors."""
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))

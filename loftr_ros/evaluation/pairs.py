@@ -28,11 +28,12 @@ from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.trajectory import write_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg
-from loftr_ros.geometry.two_view import angles, estimate_pose
+from loftr_ros.geometry.two_view import angles, decompose, in_front
 from loftr_ros.matching import Matcher, load_matcher
 from loftr_ros.types import Array, Image
 
 INLIER_THRESHOLD_PX = 0.7  # distance from the epipolar line, in the pixels that the matcher sees
+CONFIDENCE = 0.99999
 AUC_DEGREES = (5, 10, 20)
 _FAILED_DEG = 180.0
 _MOST_TIME_DIFFERENCE_S = 0.02
@@ -134,12 +135,31 @@ def evaluate_pair(matcher: Matcher, sequence: PosedFrames, index0: int, index1: 
     milliseconds = 1e3 * (time.perf_counter() - start)
     truth_1_0 = inverse(sequence.poses[index1]) @ sequence.poses[index0]
     points0, points1 = (sequence.camera.normalize(points) for points in (matches.points0, matches.points1))
-    try:
-        pose = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / sequence.camera.focal)
-    except GeometryError:
-        return PairResult(_FAILED_DEG, len(points0), 0, milliseconds)
-    error = pose_error_deg(pose.pose_1_0, truth_1_0)
-    return PairResult(error, len(points0), int(pose.inliers.sum()), milliseconds)
+    pose_1_0, inliers = relative_pose(points0, points1, sequence.camera.focal)
+    error = _FAILED_DEG if pose_1_0 is None else pose_error_deg(pose_1_0, truth_1_0)
+    return PairResult(error, len(points0), inliers, milliseconds)
+
+
+def relative_pose(points0: Array, points1: Array, focal: float) -> tuple[Array | None, int]:
+    """pose_1_0 [4, 4] with a translation of length 1 (None: there is none) from normalized points, and its inliers."""
+    if len(points0) < 6:
+        return None, 0
+    # In pixels: OpenCV's MAGSAC finds much worse poses when the same points come with a focal length of 1.
+    essential, mask = cv2.findEssentialMat(
+        points0 * focal,
+        points1 * focal,
+        np.diag([focal, focal, 1.0]),
+        method=cv2.USAC_MAGSAC,
+        prob=CONFIDENCE,
+        threshold=INLIER_THRESHOLD_PX,
+    )
+    if essential is None or len(essential) % 3 or not np.isfinite(essential).all():
+        return None, 0
+    inside = mask.ravel().astype(bool)
+    poses = [pose for k in range(0, len(essential), 3) for pose in decompose(essential[k : k + 3])]
+    in_view = [int(in_front(pose, points0[inside], points1[inside]).sum()) for pose in poses]
+    best = int(np.argmax(in_view))
+    return (poses[best], in_view[best]) if in_view[best] else (None, 0)
 
 
 def area_under_curve(errors: Array, limit: float) -> float:
@@ -161,7 +181,11 @@ def summarize(sequence: str, matcher: str, results: Sequence[PairResult]) -> Sum
 
 
 def benchmark(
-    sequences: Sequence[PosedFrames], matchers: Sequence[Matcher], gaps: Sequence[int], every: int, progress: bool
+    sequences: Sequence[PosedFrames],
+    matchers: Sequence[Matcher],
+    gaps: Sequence[int],
+    every: int,
+    progress: bool,
 ) -> list[Summary]:
     """A summary for each sequence and matcher."""
     summaries = []
@@ -193,12 +217,20 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pairs", description="Relative pose from single pairs of frames.")
-    parser.add_argument("sequences", nargs="+", metavar="SEQUENCE", help="folder with images and ground truth")
-    parser.add_argument("--gaps", type=_positive_list, default=[1, 2], metavar="N,N", help="frames apart (1,2)")
+    parser.add_argument(
+        "sequences", nargs="+", metavar="SEQUENCE", help="folder with images and ground truth"
+    )
+    parser.add_argument(
+        "--gaps", type=_positive_list, default=[1, 2], metavar="N,N", help="frames apart (1,2)"
+    )
     parser.add_argument("--every", type=int, default=2, metavar="N", help="take every Nth frame as first (2)")
     parser.add_argument("--matchers", default="tiny,sift,orb", metavar="NAME,NAME", help="(tiny,sift,orb)")
-    parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
-    parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
+    parser.add_argument(
+        "--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)"
+    )
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -25,7 +25,8 @@ class Trajectory:
 
 def seconds(stamp_ns: int) -> str:
     """A stamp in seconds, exact to the nanosecond (a double is not)."""
-    return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
+    sign, stamp_ns = ("-" if stamp_ns < 0 else ""), abs(stamp_ns)
+    return f"{sign}{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
 
 
 def tum_line(stamp_ns: int, pose: Array) -> str:

@@ -48,7 +48,12 @@ class Camera:
 
     @property
     def is_ideal(self) -> bool:
-        return not any(self.distortion)
+        """Straight lines stay straight. Never so for equidistant: without coefficients its radius is f times the angle."""
+        return self.model != "equidistant" and not any(self.distortion)
+
+    @property
+    def _coefficients(self) -> Array:
+        return np.array(self.distortion) if any(self.distortion) else np.zeros(4)
 
     def normalize(self, pixels: Array) -> Array:
         """[N, 2] pixels to undistorted (x / z, y / z)."""
@@ -57,7 +62,7 @@ class Camera:
             return (points - self.matrix[:2, 2]) / np.array([self.matrix[0, 0], self.matrix[1, 1]])
         if len(points) == 0:
             return points
-        coefficients = np.array(self.distortion)
+        coefficients = self._coefficients
         if self.model == "equidistant":
             return cv2.fisheye.undistortPoints(points[:, None], self.matrix, coefficients)[:, 0]
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-10)
@@ -70,7 +75,7 @@ class Camera:
             return points[:, :2] / points[:, 2:] * np.array([self.matrix[0, 0], self.matrix[1, 1]]) + self.matrix[:2, 2]
         if len(points) == 0:
             return np.zeros((0, 2))
-        zero, coefficients = np.zeros(3), np.array(self.distortion)
+        zero, coefficients = np.zeros(3), self._coefficients
         if self.model == "equidistant":
             return cv2.fisheye.projectPoints(points[:, None], zero, zero, self.matrix, coefficients)[0][:, 0]
         return cv2.projectPoints(points, zero, zero, self.matrix, coefficients)[0][:, 0]
@@ -145,7 +150,10 @@ def _cropped(camera: Camera, region: Region) -> Camera:
     matrix[0] /= bins[0]
     matrix[1] /= bins[1]
     width, height = region.width or camera.width, region.height or camera.height
-    return Camera(int(width / bins[0]), int(height / bins[1]), matrix, camera.model, camera.distortion)
+    columns, rows = int(width / bins[0]), int(height / bins[1])
+    if columns <= 0 or rows <= 0:
+        raise InputError(f"The region of interest and the binning leave an image of {columns}x{rows} pixels.")
+    return Camera(columns, rows, matrix, camera.model, camera.distortion)
 
 
 def camera_from_info(info: Any) -> Camera:
@@ -176,7 +184,7 @@ def load_camera(path: str | Path) -> Camera:
         raise InputError(f"The calibration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     try:
         return _camera_from_yaml(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"The calibration file {path} lacks or garbles a field: {error}.") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -36,7 +36,14 @@ def rotation_from_vector(vector: Array) -> Array:
 
 def vector_from_rotation(rotation: Array) -> Array:
     """Axis times angle in radians, angle in [0, pi]."""
-    return cv2.Rodrigues(np.ascontiguousarray(rotation))[0].ravel()
+    cosine = (np.trace(rotation) - 1.0) / 2.0
+    if cosine < 0:
+        return cv2.Rodrigues(np.ascontiguousarray(rotation))[0].ravel()
+    # OpenCV takes angles below 1e-5 for 0.
+    upper, lower = rotation[[2, 0, 1], [1, 2, 0]], rotation[[1, 2, 0], [2, 0, 1]]
+    axis_sine = (upper - lower) / 2.0
+    sine = float(np.linalg.norm(axis_sine))
+    return axis_sine * (np.arctan2(sine, cosine) / sine if sine > 0 else 1.0)
 
 
 def rotation_angle_deg(rotation: Array) -> float:

@@ -84,6 +84,29 @@ def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPo
     return TwoViewPose(best_pose, kept)
 
 
+def candidate_poses(points0: Array, points1: Array, threshold: float) -> list[Array]:
+    """All poses that an essential matrix or a homography leave possible, those with few points in front left out.
+
+    On a plane the essential matrix is not unique, and the homography gives both of its two solutions (Longuet-Higgins,
+    1986; Ma et al., An Invitation to 3-D Vision, section 5.3): whoever chooses should look at all of them.
+    """
+    poses: list[Array] = []
+    try:
+        essentials, _ = estimate_essential(points0, points1, threshold)
+        poses += [pose for essential in essentials for pose in decompose(essential)]
+    except GeometryError:
+        pass
+    homography, _ = cv2.findHomography(points0, points1, cv2.USAC_MAGSAC, 2 * threshold, maxIters=2000, confidence=0.999)
+    if homography is not None and np.isfinite(homography).all():
+        _, rotations, translations, _ = cv2.decomposeHomographyMat(homography, np.eye(3))
+        poses += [
+            make_pose(r, t.ravel() / np.linalg.norm(t))
+            for r, t in zip(rotations, translations)
+            if np.linalg.norm(t) > 1e-9
+        ]
+    return [pose for pose in poses if in_front(pose, points0, points1).mean() > 0.6]
+
+
 def in_front(pose_1_0: Array, points0: Array, points1: Array) -> NDArray[np.bool_]:
     """[N] whether each triangulated point lies before both cameras; points at infinity count as before."""
     inverse_depth, sigma = triangulate(points0, points1, pose_1_0, np.full(len(points0), 1e-3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import pickle
 import urllib.error
@@ -163,7 +164,7 @@ def download(name: str, folder: Path | None = None, progress: Callable[[int, int
     except urllib.error.URLError as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(f"No download from {source.url}: {reason}; is there a network? Run it again to resume.") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise WeightsError(f"The download to {part} broke off: {error}. Run it again to resume.") from None
     if sha256(part) != source.sha256:
         part.unlink()
@@ -191,6 +192,8 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int], None] | None) ->
             done += len(chunk)
             if progress:
                 progress(done, total)
+    if done < total:  # urllib does not tell an early end from a regular one
+        raise ConnectionError(f"{done} of {total} bytes came")
 
 
 def sha256(path: Path) -> str:

@@ -164,7 +164,9 @@ class VisualOdometry:
         pose_frame_keyframe = make_pose(rotation, np.zeros(3))
         pose = self._keyframe.pose_world_keyframe @ inverse(pose_frame_keyframe)
         sigma = np.radians(max(parallax_deg, 0.05))
-        step_covariance = np.diag([sigma**2] * 3 + [np.radians(0.2) ** 2] * 3)
+        # A translation along a plane looks like a rotation: without a map, all of the rotation may be one.
+        turn = np.radians(rotation_angle_deg(rotation) + 0.2)
+        step_covariance = np.diag([sigma**2] * 3 + [turn**2] * 3)
         covariance = compose_covariance(
             self._keyframe.pose_world_keyframe, self._keyframe.covariance, np.zeros(3), step_covariance
         )

@@ -6,12 +6,17 @@ import numpy as np
 
 from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.adjustment import adjust_pose
+from loftr_ros.geometry.se3 import rotation_angle_deg
 from loftr_ros.geometry.triangulation import triangulate
-from loftr_ros.geometry.two_view import estimate_pose, fit_rotation
+from loftr_ros.geometry.two_view import candidate_poses, fit_rotation
 from loftr_ros.odometry.depth import is_precise
 from loftr_ros.odometry.keyframe import NormalizedMatches
 from loftr_ros.odometry.tracking import Track, track_from
 from loftr_ros.types import Array
+
+# The best explanation must be this much cheaper than any other one that differs from it by more than this angle.
+_CLEARLY = 1.15
+_SAME_DEG = 1.0
 
 
 def rotation_and_parallax(matches: NormalizedMatches) -> tuple[Array, float]:
@@ -21,22 +26,44 @@ def rotation_and_parallax(matches: NormalizedMatches) -> tuple[Array, float]:
 
 
 def start_map(matches: NormalizedMatches, min_matches: int, threshold: float) -> Track:
-    """Pose and depths from the essential matrix, in a unit that makes the median depth 1.
+    """Pose and depths of two views, in a unit that makes the median depth 1.
 
     Raises:
-        GeometryError: no pose, or too few points with a depth.
+        GeometryError: no pose, too few points with a depth, or two different poses that explain the matches as well.
     """
-    two_view = estimate_pose(matches.points0, matches.points1, threshold)
-    start, _ = triangulate(matches.points0, matches.points1, two_view.pose_1_0, matches.sigma1)
-    unknown = np.full(len(start), np.inf)
-    adjusted = adjust_pose(
-        matches.points0, matches.points1, matches.sigma1, two_view.pose_1_0, np.maximum(start, 0.0), start, unknown
+    explained = sorted(
+        (_explain(matches, pose, threshold) for pose in candidate_poses(matches.points0, matches.points1, threshold)),
+        key=lambda item: item[0],
     )
-    found = track_from(adjusted, matches, threshold)
+    if not explained:
+        raise GeometryError("No pose fits the matches.")
+    cost, found = explained[0]
+    for other_cost, other in explained[1:]:
+        if other_cost < _CLEARLY * cost and not _alike(found.pose_frame_keyframe, other.pose_frame_keyframe):
+            raise GeometryError("Two different motions explain the matches: the scene may be a plane.")
     usable = found.inliers & is_precise(found.inverse_depth, found.sigma)
     if usable.sum() < min_matches:
         raise GeometryError(f"Only {int(usable.sum())} points could be triangulated; {min_matches} are needed.")
     return _scaled(found, float(np.median(found.inverse_depth[usable])))
+
+
+def _explain(matches: NormalizedMatches, pose: Array, threshold: float) -> tuple[float, Track]:
+    """Refine a candidate with free depths. Its cost: mean error of the matches in thresholds, each at most 1."""
+    start, _ = triangulate(matches.points0, matches.points1, pose, matches.sigma1)
+    unknown = np.full(len(start), np.inf)
+    adjusted = adjust_pose(
+        matches.points0, matches.points1, matches.sigma1, pose, np.maximum(start, 0.0), start, unknown
+    )
+    found = track_from(adjusted, matches, threshold)
+    error = np.where(found.inliers, np.minimum(adjusted.error * matches.sigma1 / threshold, 1.0), 1.0)
+    return float(np.mean(error**2)), found
+
+
+def _alike(pose_a: Array, pose_b: Array) -> bool:
+    """Whether two poses of free length are the same solution."""
+    turn = rotation_angle_deg(pose_a[:3, :3] @ pose_b[:3, :3].T)
+    directions = [pose[:3, 3] / max(float(np.linalg.norm(pose[:3, 3])), 1e-12) for pose in (pose_a, pose_b)]
+    return turn < _SAME_DEG and float(directions[0] @ directions[1]) > np.cos(np.radians(5 * _SAME_DEG))
 
 
 def _scaled(track: Track, unit: float) -> Track:

@@ -93,7 +93,7 @@ def _texture(rng: np.random.Generator, u: Array, v: Array) -> NDArray[np.uint8]:
     pattern = pattern[: size[0], : size[1]]
     stains = octave_noise(rng, (size[0], size[1]))
     image = np.clip(10 + 130 * pattern + 130 * stains, 0, 255).astype(np.uint8)
-    return cv2.GaussianBlur(image, (0, 0), 0.8)  # no step edges: a camera sees none
+    return cv2.GaussianBlur(image, (0, 0), 0.6)  # no step edges: a camera sees none
 
 
 def look(position: Array, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Array:

@@ -189,7 +189,9 @@ def _trilinear(pyramid: Sequence[Image], x: Image, y: Image, level: Image) -> Im
     values = np.zeros_like(x)
     for k in range(int(level.min()), int(np.ceil(level.max())) + 1):
         scale = np.float32(0.5**k)
-        texels = cv2.remap(pyramid[k], x * scale, y * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        texels = cv2.remap(
+            pyramid[k], x * scale, y * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         values += texels * np.maximum(0, 1 - np.abs(level - k))
     return values
 

@@ -71,7 +71,9 @@ def _random_crop(rng: np.random.Generator, photo: Texture) -> Texture:
 def procedural(rng: np.random.Generator) -> Texture:
     """A [h, w] texture of a random kind, with some noise on it."""
     size = (int(rng.integers(128, 320)), int(rng.integers(128, 320)))
-    kind: Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float32]] = _KINDS[rng.integers(len(_KINDS))]
+    kind: Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float32]] = _KINDS[
+        rng.integers(len(_KINDS))
+    ]
     pattern = kind(rng, size)
     stain = octave_noise(rng, size) - 0.5
     low, contrast = rng.uniform(0, 120), rng.uniform(30, 135)
@@ -114,7 +116,9 @@ def stripes(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float
     across = size[rng.integers(2)]
     edges = np.unique(rng.integers(0, max(size), max(size) // int(rng.integers(8, 40))))
     values = rng.random(len(edges) + 1, dtype=np.float32)[np.searchsorted(edges, np.arange(across))]
-    return np.broadcast_to(values[:, None] if across == size[0] else values[None, :across], size).astype(np.float32)
+    return np.broadcast_to(values[:, None] if across == size[0] else values[None, :across], size).astype(
+        np.float32
+    )
 
 
 def clutter(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -141,7 +145,9 @@ def _draw_shape(
         cv2.circle(image, place, int(rng.integers(2, 25)), grey, -1, cv2.LINE_AA)
     else:
         letters = "".join(chr(c) for c in rng.integers(48, 91, int(rng.integers(1, 9))))
-        cv2.putText(image, letters, place, int(rng.integers(8)), rng.uniform(0.3, 1.5), grey, thickness, cv2.LINE_AA)
+        cv2.putText(
+            image, letters, place, int(rng.integers(8)), rng.uniform(0.3, 1.5), grey, thickness, cv2.LINE_AA
+        )
 
 
 _KINDS = (octave_noise, bricks, checkers, stripes, clutter, clutter, octave_noise)

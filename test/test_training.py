@@ -1,0 +1,204 @@
+"""Training: data, losses, exact resumption, whole checkpoints."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from loftr_ros.errors import InputError
+from loftr_ros.loftr import load_network
+from loftr_ros.loftr.coarse_matching import log_assignment, similarity
+from loftr_ros.synthetic.textures import Textures
+from loftr_ros.training import train as command
+from loftr_ros.training.config import BatchSize, TrainingConfig
+from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
+from loftr_ros.training.losses import Assignment, fine_loss, fine_targets, likelihood_loss, mutual_cells
+from loftr_ros.training.photometric import degrade, motion_blur
+from loftr_ros.training.trainer import Trainer
+from loftr_ros.training.validation import validate
+from loftr_ros.training.views import random_motion, random_sample
+
+CPU = torch.device("cpu")
+SMALL = TrainingConfig(steps=4, workers=0, warmup=2, sizes=(BatchSize(96, 64, 1),), validation_pairs=2)
+GRID = (8, 12)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return TrainingBatches(SMALL, None, rank=0)[0]
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_samples_follow_the_seed():
+    first, second = (random_sample(np.random.default_rng(7), Textures(), (96, 64)) for _ in range(2))
+    assert first.images.shape == (2, 64, 96) and first.images.dtype == np.uint8
+    assert np.array_equal(first.images, second.images)
+    assert np.array_equal(first.targets0.points, second.targets0.points)
+
+
+def test_there_and_back_is_the_same_place():
+    checked = 0
+    for seed in range(6):
+        sample = random_sample(np.random.default_rng(seed), Textures(), (192, 144))
+        there, back = sample.targets0, sample.targets1
+        cells = np.rint(there.points / 8).astype(int)
+        near = (
+            there.visible
+            & (np.abs(there.points - 8 * cells).max(axis=1) < 0.5)
+            & (cells < [24, 18]).all(axis=1)
+        )
+        for cell in np.flatnonzero(near):
+            partner = cells[cell, 1] * 24 + cells[cell, 0]
+            if back.visible[partner]:
+                home = np.array([cell % 24, cell // 24]) * 8
+                assert (
+                    np.linalg.norm(back.points[partner] - home) < 3.0
+                )  # half a pixel there, scales up to 3 back
+                checked += 1
+    assert checked > 20
+
+
+def test_no_cell_is_both_visible_and_hidden(batch):
+    assert not (batch.visible01 & batch.hidden01).any()
+    assert not (batch.visible10 & batch.hidden10).any()
+
+
+def test_motions_keep_to_their_lengths():
+    lengths = [np.linalg.norm(random_motion(np.random.default_rng(k), 2.0, True)[:3, 3]) for k in range(200)]
+    assert 0 < min(lengths) < 0.08 and 0.3 < max(lengths) <= 0.9
+
+
+def test_darkness_keeps_a_third_of_the_light():
+    view = np.full((48, 64), 120, np.float32)
+    pictures = [
+        [degrade(np.random.default_rng(k), view, dark).mean() for k in range(20)] for dark in (False, True)
+    ]
+    assert 0.1 < np.mean(pictures[1]) / np.mean(pictures[0]) < 0.4
+
+
+def test_motion_blur_spreads_a_point_along_its_direction():
+    point = np.zeros((31, 31), np.float32)
+    point[15, 15] = 1
+    blurred = motion_blur(point, 8.0, 0.0)
+    assert blurred.sum() == pytest.approx(1)
+    assert np.flatnonzero(blurred.sum(axis=1)).tolist() == [15]
+    assert 7 <= np.count_nonzero(blurred[15]) <= 9
+
+
+def test_assignment_is_the_dual_softmax():
+    generator = torch.Generator().manual_seed(0)
+    tokens0, tokens1 = (torch.randn(2, count, 16, generator=generator) for count in (6, 9))
+    log_p = log_assignment(similarity(tokens0, tokens1, 0.1))
+    assignment = Assignment.of(tokens0, tokens1, 0.1)
+    index, cell0, cell1 = torch.tensor([0, 1]), torch.tensor([5, 2]), torch.tensor([3, 8])
+    assert torch.allclose(assignment.log_p(index, cell0, cell1), log_p[index, cell0, cell1], atol=1e-5)
+    marked = torch.zeros(2, 9, dtype=torch.bool)
+    marked[1, 4] = True
+    assert torch.allclose(assignment.reversed().matched(marked), log_p.exp().sum(dim=1)[1, 4], atol=1e-6)
+
+
+def test_mutual_cells_are_one_to_one(batch):
+    index, cell0, cell1 = mutual_cells(batch, GRID, GRID)
+    assert len(index) > 10
+    assert len(set(zip(index.tolist(), cell0.tolist()))) == len(index)
+    assert len(set(zip(index.tolist(), cell1.tolist()))) == len(index)
+
+
+def test_fine_targets_lead_from_the_cell_to_the_truth(batch):
+    matches, offset = fine_targets(batch, GRID, SMALL, torch.Generator().manual_seed(0))
+    center = torch.stack([matches.cell1 % GRID[1], matches.cell1 // GRID[1]], dim=1) * 8.0
+    assert torch.allclose(center + 2 * offset, batch.points01[matches.batch, matches.cell0], atol=1e-4)
+    assert offset.abs().max() <= (4 + SMALL.cell_jitter) / 2 + 1e-6
+    assert batch.visible01[matches.batch, matches.cell0].all()
+
+
+def test_likelihood_is_best_where_deviation_equals_error():
+    error = 0.4 * torch.randn(20000, 2, generator=torch.Generator().manual_seed(0))
+    candidates = torch.linspace(0.2, 0.8, 61)
+    values = torch.stack([likelihood_loss(error, torch.full_like(error, float(d))) for d in candidates])
+    assert float(candidates[values.argmin()]) == pytest.approx(0.4, abs=0.04)
+
+
+def test_fine_loss_trusts_certain_matches_more():
+    error = torch.tensor([[1.0, 0.0], [0.0, 0.1]])
+    certain_is_right = fine_loss(error, torch.tensor([[1.0, 1.0], [0.2, 0.2]]))
+    certain_is_wrong = fine_loss(error, torch.tensor([[0.2, 0.2], [1.0, 1.0]]))
+    assert certain_is_wrong > 2 * certain_is_right
+
+
+def test_one_pair_can_be_learned(batch, one_thread):
+    trainer = Trainer(dataclasses.replace(SMALL, steps=40), CPU)
+    history = [trainer.train_step(batch) for _ in range(40)]
+    assert history[-1].coarse < 0.3 * history[0].coarse
+    assert history[-1].fine < 0.7 * history[0].fine
+
+
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path, one_thread):
+    data = TrainingBatches(SMALL, None, rank=0)
+    whole, first, second = (Trainer(SMALL, CPU) for _ in range(3))
+    for step in range(4):
+        whole.train_step(data[step])
+    for step in range(2):
+        first.train_step(data[step])
+    first.save_checkpoint(tmp_path / "checkpoint.pt")
+    second.load_checkpoint(tmp_path / "checkpoint.pt")
+    for step in range(second.step, 4):
+        second.train_step(data[step])
+    assert (second.step, second.progress) == (4, 1.0)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+        assert torch.equal(whole.average[name], second.average[name]), name
+
+
+def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
+    trainer, path = Trainer(SMALL, CPU), tmp_path / "checkpoint.pt"
+    trainer.save_checkpoint(path)
+    before = path.read_bytes()
+
+    def broken(content, target):
+        target.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError):
+        trainer.save_checkpoint(path)
+    assert path.read_bytes() == before
+
+
+def test_a_training_leaves_weights_log_curve_and_recipe(tmp_path):
+    run = command.Run(dataclasses.replace(SMALL, steps=2), tmp_path / "out", None, None, False)
+    command.prepare_output(run)
+    command.start(run)
+    assert load_network("tiny", run.weights)
+    rows = command.log.read_rows(tmp_path / "out" / "log.csv")
+    assert [row["step"] for row in rows] == [2]
+    assert 0 <= rows[0]["recall"] <= 1
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["steps"] == 2
+    with pytest.raises(InputError, match="holds a training"):
+        command.prepare_output(run)
+
+
+def test_there_is_nothing_to_resume(tmp_path, capsys):
+    assert command.main(["--output", str(tmp_path), "--resume"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_larger_pictures_come_later():
+    config = TrainingConfig(sizes=(BatchSize(96, 64, 1), BatchSize(320, 240, 1, 100)))
+    assert {size_of_step(config, step).width for step in range(100)} == {96}
+    assert {size_of_step(config, step).width for step in range(100, 140)} == {96, 320}
+
+
+def test_validation_of_an_untrained_network_is_poor_but_valid():
+    scores = validate(Trainer(SMALL, CPU).averaged_network(), validation_batches(SMALL, None), CPU)
+    assert 0 <= scores.recall < 0.2 and 0 <= scores.precision <= 1

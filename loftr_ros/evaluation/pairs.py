@@ -2,8 +2,9 @@
 
 python -m loftr_ros.evaluation.pairs SEQUENCE... [--gaps 1,2] [--matchers tiny,sift,orb] [--json FILE]
 
-Every matcher sees the same images and feeds the same estimator (MAGSAC essential matrix). The error of a pair is the
-larger of its rotation angle and the angle between the translation directions; a pair without a pose counts as wrong.
+Every matcher sees the same images and feeds the same estimator (MAGSAC essential matrix). The error of a pair
+is the larger of its rotation angle and the angle between the translation directions; a pair without a pose
+counts as wrong.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PosedFrames:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Error in degrees, matches, those that agree with the pose, and milliseconds to extract twice and match."""
+    """Error in degrees, matches, those that agree with the pose, milliseconds to extract twice and match."""
 
     error_deg: float
     matches: int
@@ -76,7 +77,7 @@ class Summary:
 
 
 def load_sequence(path: str | Path, max_side: int) -> PosedFrames:
-    """A sequence with ground truth, shrunk until the longer side is max_side (0: never). Raises InputError."""
+    """A sequence with ground truth, shrunk to a longer side of max_side (0: never). Raises InputError."""
     recording = open_recording(path)
     if recording.groundtruth is None:
         raise InputError(f"{path} has no groundtruth_tum.txt to compare with.")
@@ -141,7 +142,7 @@ def evaluate_pair(matcher: Matcher, sequence: PosedFrames, index0: int, index1: 
 
 
 def relative_pose(points0: Array, points1: Array, focal: float) -> tuple[Array | None, int]:
-    """pose_1_0 [4, 4] with a translation of length 1 (None: there is none) from normalized points, and its inliers."""
+    """pose_1_0 [4, 4] with |t| = 1 from normalized points (None: there is none), and its inliers."""
     if len(points0) < 6:
         return None, 0
     # In pixels: OpenCV's MAGSAC finds much worse poses when the same points come with a focal length of 1.
@@ -163,7 +164,7 @@ def relative_pose(points0: Array, points1: Array, focal: float) -> tuple[Array |
 
 
 def area_under_curve(errors: Array, limit: float) -> float:
-    """Percent: the mean over 0..limit of the share of errors below, linear between them (Sarlin et al., CVPR 2020)."""
+    """Percent: the mean over 0..limit of the share of errors below (Sarlin et al., CVPR 2020)."""
     ordered = np.concatenate([[0.0], np.sort(errors)])
     recall = np.arange(len(ordered)) / max(len(errors), 1)
     last = int(np.searchsorted(ordered, limit))
@@ -174,10 +175,19 @@ def area_under_curve(errors: Array, limit: float) -> float:
 
 def summarize(sequence: str, matcher: str, results: Sequence[PairResult]) -> Summary:
     errors = np.array([result.error_deg for result in results])
-    areas = [area_under_curve(errors, limit) for limit in AUC_DEGREES]
-    counts = np.array([(r.matches, r.inliers, r.milliseconds) for r in results], dtype=float)
-    medians = (float(v) for v in np.median(counts, axis=0))
-    return Summary(sequence, matcher, len(results), *areas, float(np.median(errors)), *medians)
+    auc_5, auc_10, auc_20 = (area_under_curve(errors, limit) for limit in AUC_DEGREES)
+    return Summary(
+        sequence=sequence,
+        matcher=matcher,
+        pairs=len(results),
+        auc_5=auc_5,
+        auc_10=auc_10,
+        auc_20=auc_20,
+        median_error_deg=float(np.median(errors)),
+        median_matches=float(np.median([result.matches for result in results])),
+        median_inliers=float(np.median([result.inliers for result in results])),
+        median_ms=float(np.median([result.milliseconds for result in results])),
+    )
 
 
 def benchmark(
@@ -210,7 +220,8 @@ def table(summaries: Sequence[Summary]) -> str:
     for s in summaries:
         lines.append(
             f"| {s.sequence} | {s.matcher} | {s.pairs} | {s.auc_5:.1f}/{s.auc_10:.1f}/{s.auc_20:.1f} "
-            f"| {s.median_error_deg:.2f} deg | {s.median_matches:.0f} | {s.median_inliers:.0f} | {s.median_ms:.0f} |"
+            f"| {s.median_error_deg:.2f} deg | {s.median_matches:.0f} | {s.median_inliers:.0f} "
+            f"| {s.median_ms:.0f} |"
         )
     return "\n".join(lines)
 

@@ -14,6 +14,8 @@ from loftr_ros.types import Array, Image, Matches
 # Spread of a keypoint at the finest level, in pixels; it grows with the keypoint's scale.
 _SIFT_SIGMA = 0.5
 _ORB_SIGMA = 0.7
+# The pyramids of OpenCV cannot shrink smaller images, and there is nothing to be found in them.
+_LEAST_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Keypoints:
     points: Array
     sigma: Array
     descriptors: NDArray[np.generic]
+
+
+_NO_KEYPOINTS = Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.uint8))
 
 
 class ClassicalMatcher:
@@ -46,12 +51,14 @@ class ClassicalMatcher:
 
     def extract(self, image: Image) -> Keypoints:
         check_image(image)
+        if min(image.shape) < _LEAST_SIDE:
+            return _NO_KEYPOINTS
         mask = self.mask
         if mask is not None and mask.shape != image.shape:
             mask = cv2.resize(mask, image.shape[::-1], interpolation=cv2.INTER_NEAREST)
         keypoints, descriptors = self._detector.detectAndCompute(image, mask)
         if descriptors is None:
-            return Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.uint8))
+            return _NO_KEYPOINTS
         points = np.array([k.pt for k in keypoints], dtype=np.float64).reshape(-1, 2)
         return Keypoints(points, self._sigma(keypoints), descriptors)
 

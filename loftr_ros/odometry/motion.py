@@ -35,6 +35,11 @@ class Reference:
     points: Array | None = None
 
     @staticmethod
+    def unknown() -> Reference:
+        """No keypoint was seen: every motion is taken for one."""
+        return Reference(np.zeros((0, 2)))
+
+    @staticmethod
     def of(matches: Matches, inliers: NDArray[np.bool_]) -> Reference:
         kept = matches[inliers]
         points = np.full((int(kept.index0.max(initial=-1)) + 1, 2), np.nan)

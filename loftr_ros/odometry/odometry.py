@@ -91,6 +91,7 @@ class VisualOdometry:
         self._has_map = False
         self._scale_source = scale_source(self.scale)
         self._metric = False
+        self._distance: float | None = None
 
     @property
     def keyframe(self) -> Keyframe | None:
@@ -99,6 +100,8 @@ class VisualOdometry:
 
     def process(self, frame: Frame) -> Estimate:
         """One frame's estimate. Frames must come in the order of their stamps."""
+        if frame.distance is not None:
+            self._distance = (self._distance or 0.0) + frame.distance
         # 1. Features, once per frame
         features = self.matcher.extract(frame.image)
         # 2. The first frame is the first keyframe
@@ -235,7 +238,7 @@ class VisualOdometry:
         motion = judge_motion(self._reference, matches[found.inliers], self.camera, self.config.static_px)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
-        self._measure_scale(frame, pose, motion)
+        self._measure_scale(pose, motion)
         state = self._state(motion)
         next_keyframe = motion is not Motion.STILL and self._needs_keyframe(matches, found)
         estimate = self._estimate(
@@ -313,24 +316,29 @@ class VisualOdometry:
         self._from_depth_image(new, matches)
         if len(new.depths.precise) < self.config.min_matches:
             return  # the old keyframe still knows more
+        self._recent.append(old)
         self._correct_scale(new)
         self._keyframe = new
-        self._recent.append(old)
         self._reference = Reference()
         self._pose_last_keyframe = np.eye(4)
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
-    def _measure_scale(self, frame: Frame, pose: Array, motion: Motion) -> None:
+    def _measure_scale(self, pose: Array, motion: Motion) -> None:
         """Tell the scale source of the step, and fix the unit of the map the first time that it is known."""
         source, keyframe = self._scale_source, self._keyframe
         if source is None or keyframe is None or self._last is None:
             return
         if motion is Motion.MOVING:
-            source.add_step(frame.distance, float(np.linalg.norm(pose[:3, 3] - self._last.pose[:3, 3])))
+            # Frames that held the position or had none belong to the step.
+            source.add_step(self._distance, float(np.linalg.norm(pose[:3, 3] - self._last.pose[:3, 3])))
+            self._distance = None
 
     def _correct_scale(self, keyframe: Keyframe) -> None:
-        """Stretch a new keyframe's depths towards metres. Its own pose stays, so the odometry does not jump."""
+        """Stretch a new keyframe's depths, and those of the recent ones that may be tracked again, towards metres.
+
+        Their poses stay, so the odometry does not jump.
+        """
         source = self._scale_source
         if source is None:
             return
@@ -338,7 +346,8 @@ class VisualOdometry:
         if measured is None or not np.isfinite(measured) or measured <= 0:
             return
         factor = correction(measured, first=not self._metric)
-        keyframe.depths.rescale(factor)
+        for each in (*self._recent, keyframe):
+            each.depths.rescale(factor)
         source.rescaled(factor)
         self._speeds = deque((speed * factor for speed in self._speeds), maxlen=_RECENT_SPEEDS)
         self._metric = True
@@ -367,7 +376,8 @@ class VisualOdometry:
             self._recent.remove(keyframe)
             self._recent.append(self._keyframe)
         self._keyframe = keyframe
-        self._reference = Reference()
+        # The last pose is not the keyframe's: a camera that stands still beside it has come back to it.
+        self._reference = Reference.unknown()
         return self._accept(frame, features, matches, points, found)
 
     # -- output --------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class VisualOdometryNode(Node):
         quality = image_quality(self.config.input.reliable)
         self.create_subscription(ImageMessage, "image", self._on_image, quality)
         if self._calibration is None:
-            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, image_quality(False))
+            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, quality)
         if self.config.scale.source == "depth":
             self.create_subscription(ImageMessage, "depth", self._on_depth, quality)
         if self.config.scale.source == "odometry":

@@ -41,6 +41,7 @@ CAMERA_FRAME = "camera_optical"
 CAMERA_AT_BASE = (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
 _FIRST_ANSWER_S = 120.0  # the node may still be loading its weights
 _ANSWER_S = 30.0
+_REPEAT_S = 1.0
 _VIDEO_HZ = 10.0
 
 
@@ -81,8 +82,14 @@ class Player(Node):
         self._image.publish(_message(frame.image, "mono8", header))
 
     def wait_for_answer(self, stamp_ns: int, seconds: float) -> bool:
+        """Repeats the calibration meanwhile: a best-effort subscriber may have missed it."""
+        end = time.monotonic() + seconds
         with self.changed:
-            return self.changed.wait_for(lambda: stamp_ns in self.states, seconds)
+            while not self.changed.wait_for(lambda: stamp_ns in self.states, _REPEAT_S):
+                if time.monotonic() > end:
+                    return False
+                self._camera_info.publish(self._info)
+        return True
 
     def wait_for_poses(self, seconds: float) -> None:
         """Odometry travels beside the statuses: give the last of it time to arrive."""

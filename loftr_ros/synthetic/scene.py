@@ -1,7 +1,7 @@
 """Ray-cast views of textured quads: images with exact depth, and exact correspondences between two of them.
 
-Conventions: the camera frame is optical (x right, y down, z forward), pixel centres have integer coordinates, poses are
-`pose_world_camera` [4, 4] (camera to world), lengths are metres.
+Conventions: the camera frame is optical (x right, y down, z forward), pixel centres have integer coordinates,
+poses are `pose_world_camera` [4, 4] (camera to world), lengths are metres.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from loftr_ros.types import Array
+
 NEAR = 0.01  # metres; what is nearer to the camera is not drawn
 _SMALLEST_LEVEL = 4  # texels; smaller pictures add nothing to a pyramid
 
-Array = NDArray[np.float64]
-Image = NDArray[np.float32]
+Image: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Quad:
-    """A textured parallelogram, seen from both sides: the points origin + a * edge_u + b * edge_v, a and b in [0, 1].
+    """A textured parallelogram, seen from both sides: origin + a * edge_u + b * edge_v, a and b in [0, 1].
 
     Attributes:
         origin: [3] world metres, the corner with the first texel.

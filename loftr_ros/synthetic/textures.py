@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from loftr_ros.errors import InputError
 
-Texture = NDArray[np.uint8]
+Texture: TypeAlias = NDArray[np.uint8]
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _PATTERNS = 400  # different procedural textures; they take longer to make than to draw
 
@@ -54,7 +55,7 @@ class Textures:
 
 
 def _photo_files(folder: Path) -> list[Path]:
-    """Sorted, so that the same folder and seed give the same textures. Raises InputError when there are none."""
+    """Sorted, so that a folder and a seed always give the same textures. Raises InputError for none."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES)
     if not files:
         raise InputError(f"There are no pictures in {folder}.")

@@ -1,0 +1,203 @@
+"""A real vo_node in its own process, and a client of it in this one, over DDS."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+
+from loftr_ros.geometry.se3 import pose_from_xyz_quat
+from loftr_ros.ros.conversions import ns_to_stamp, stamp_to_ns
+
+ROOT = Path(__file__).parent.parent
+AT_BASE = [0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5]
+CAMERA_FRAME = "camera_optical"
+
+
+def node_command(namespace: str, **parameters: object) -> list[str]:
+    command = [sys.executable, "-m", "loftr_ros.ros.node", "--ros-args", "-r", f"__ns:=/{namespace}"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
+    return command
+
+
+@contextmanager
+def running_node(namespace: str, **parameters: object) -> Iterator[subprocess.Popen[str]]:
+    """The node, killed at the end if it does not end by itself on SIGINT; its exit code must then be 0."""
+    parameters.setdefault("extrinsics", AT_BASE)
+    process = subprocess.Popen(
+        node_command(namespace, **parameters),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            output, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            raise AssertionError(f"the node did not end on SIGINT:\n{output}") from None
+        print(output)
+        assert process.returncode == 0, output
+        assert "Traceback" not in output, output
+
+
+def refused(**parameters: object) -> tuple[int, str]:
+    """Exit code and stderr of a node that must not start."""
+    done = subprocess.run(
+        node_command("refused", **parameters), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stderr
+
+
+class Client:
+    """Publishes camera frames to a node and keeps everything that it answers."""
+
+    def __init__(self, namespace: str, node_name: str = "vo_node") -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node("client", namespace=f"/{namespace}", context=self._context)
+        self.image = self.node.create_publisher(ImageMessage, "image", 10)
+        self.camera_info = self.node.create_publisher(CameraInfo, "camera_info", 10)
+        self.depth = self.node.create_publisher(ImageMessage, "depth", 10)
+        self.odometry: list[Odometry] = []
+        self.transforms: list[TFMessage] = []
+        self.paths: list[PathMessage] = []
+        self.pictures: list[ImageMessage] = []
+        self.statuses: list[dict[str, str]] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self._changed = threading.Condition()
+        self._listen(Odometry, "odom", self.odometry.append, 100)
+        self._listen(TFMessage, "/tf", self.transforms.append, 100)
+        self._listen(PathMessage, "path", self.paths.append, 10)
+        self._listen(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
+        self._listen(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+        self._node_name = node_name
+
+    def _listen(self, kind, topic, callback, depth) -> None:
+        def notify(message) -> None:
+            with self._changed:
+                callback(message)
+                self._changed.notify_all()
+
+        self.node.create_subscription(kind, topic, notify, depth)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self.statuses.append({"message": message.message, **{v.key: v.value for v in message.values}})
+
+    def listen_to_pictures(self) -> None:
+        self._listen(ImageMessage, f"{self._node_name}/matches", self.pictures.append, qos_profile_sensor_data)
+
+    def wait(self, condition, seconds: float = 20.0) -> bool:
+        with self._changed:
+            return self._changed.wait_for(condition, seconds)
+
+    def wait_for_node(self) -> None:
+        end = time.monotonic() + 40.0
+        while time.monotonic() < end:
+            heard = self.image.get_subscription_count() and self.camera_info.get_subscription_count()
+            if heard and self.node.count_publishers("odom"):
+                return
+            time.sleep(0.02)
+        raise AssertionError("the node did not come up")
+
+    def send_info(self, camera, stamp_ns: int = 0, **fields) -> None:
+        info = CameraInfo(width=camera.width, height=camera.height, distortion_model=camera.model)
+        info.header = Header(stamp=ns_to_stamp(stamp_ns), frame_id=CAMERA_FRAME)
+        info.k, info.d = camera.matrix.ravel(), list(camera.distortion)
+        for name, value in fields.items():
+            setattr(info, name, value)
+        self.camera_info.publish(info)
+
+    def send(self, frame, encoding: str = "mono8") -> None:
+        self.image.publish(image_message(frame.image, frame.stamp_ns, encoding))
+
+    def play(self, frames, camera) -> None:
+        """Send frames one by one, each after the status of the one before."""
+        for frame in frames:
+            self.send_info(camera, frame.stamp_ns)
+            if frame.depth is not None:
+                self.depth.publish(image_message(frame.depth, frame.stamp_ns, "32FC1"))
+            before = len(self.statuses)
+            self.send(frame)
+            end = time.monotonic() + 40.0
+            # A best-effort subscriber may not have heard the first ones; the node skips a repeated stamp.
+            while not self.wait(lambda n=before: len(self.statuses) > n, 0.5):
+                assert time.monotonic() < end, f"no answer to frame {frame.stamp_ns}"
+                self.send_info(camera, frame.stamp_ns)
+                self.send(frame)
+
+    def poses(self) -> dict[int, np.ndarray]:
+        """pose_odom_base by stamp."""
+        return {stamp_to_ns(m.header.stamp): pose_of(m) for m in self.odometry}
+
+    def call(self, kind, name: str, request=None):
+        client = self.node.create_client(kind, f"{self._node_name}/{name}")
+        assert client.wait_for_service(10.0)
+        future = client.call_async(request or kind.Request())
+        end = time.monotonic() + 10.0
+        while not future.done() and time.monotonic() < end:
+            time.sleep(0.01)
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@contextmanager
+def connected_client(namespace: str) -> Iterator[Client]:
+    client = Client(namespace)
+    try:
+        client.wait_for_node()
+        yield client
+    finally:
+        client.close()
+
+
+def image_message(pixels: np.ndarray, stamp_ns: int, encoding: str) -> ImageMessage:
+    data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    return ImageMessage(
+        header=Header(stamp=ns_to_stamp(stamp_ns), frame_id=CAMERA_FRAME),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def pose_of(message: Odometry) -> np.ndarray:
+    p, q = message.pose.pose.position, message.pose.pose.orientation
+    return pose_from_xyz_quat(np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w]))

@@ -104,9 +104,14 @@ class MatcherConfig(Group):
     weights: str = setting("", "File of LoFTR weights; empty: the bundled or downloaded file of that size.")
     device: str = setting("auto", "Where LoFTR runs; auto: the GPU if there is one.", choices=("auto", "cpu", "cuda"))
     max_side: int = setting(
-        640, "Images are shrunk for LoFTR until their longer side is this, in pixels; 0: never.", minimum=0, maximum=8192
+        640,
+        "Images are shrunk for LoFTR until their longer side is this, in pixels; 0: never.",
+        minimum=0,
+        maximum=8192,
     )
-    threshold: float = setting(0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False)
+    threshold: float = setting(
+        0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False
+    )
     max_keypoints: int = setting(3000, "Most keypoints of ORB and SIFT per image.", minimum=16, maximum=100000)
     ratio: float = setting(
         0.8, "Lowe's ratio of ORB and SIFT: best distance over second best.", minimum=0.1, maximum=1.0, read_only=False
@@ -118,27 +123,42 @@ class MatcherConfig(Group):
 class OdometryConfig(Group):
     min_matches: int = setting(30, "Fewer inlier matches than this give no pose.", minimum=8, maximum=10000)
     inlier_threshold_px: float = setting(
-        1.0, "Largest distance of an inlier from its prediction, at a focal length of 500 pixels.", minimum=0.05, maximum=20.0
+        1.0,
+        "Largest distance of an inlier from its prediction, at a focal length of 500 pixels.",
+        minimum=0.05,
+        maximum=20.0,
     )
     init_parallax_deg: float = setting(
         0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0
     )
     keyframe_inlier_ratio: float = setting(
-        0.5, "New keyframe when the tracked share of the keyframe's first matches falls below this.", minimum=0.0, maximum=1.0
+        0.5,
+        "New keyframe when the tracked share of the keyframe's first matches falls below this.",
+        minimum=0.0,
+        maximum=1.0,
     )
     keyframe_flow: float = setting(
-        0.10, "New keyframe when the median image motion exceeds this share of the image width.", minimum=0.001, maximum=1.0
+        0.10,
+        "New keyframe when the median image motion exceeds this share of the image width.",
+        minimum=0.001,
+        maximum=1.0,
     )
     keyframe_rotation_deg: float = setting(
         12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0
     )
     static_px: float = setting(
-        0.3, "Median image motion between two frames, in pixels, below which the camera stands still.", minimum=0.0, maximum=10.0
+        0.3,
+        "Median image motion between two frames, in pixels, below which the camera stands still.",
+        minimum=0.0,
+        maximum=10.0,
     )
     max_speed_ratio: float = setting(
         5.0, "A step this many times longer than the recent ones is a jump and is refused.", minimum=1.5, maximum=1000.0
     )
     lost_after: int = setting(10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000)
+    restart_after: int = setting(
+        60, "Frames without a pose after which a new map starts at the last pose; 0: never.", minimum=0, maximum=1000000
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +192,9 @@ class OutputConfig(Group):
     path_length: int = setting(2000, "Poses kept in the published path.", minimum=1, maximum=1000000)
     path_rate_hz: float = setting(2.0, "How often the path is published.", minimum=0.01, maximum=100.0, read_only=False)
     picture_rate_hz: float = setting(5.0, "Most match pictures a second.", minimum=0.01, maximum=100.0, read_only=False)
-    picture_width: int = setting(1280, "Width of the match picture in pixels.", minimum=64, maximum=8192, read_only=False)
+    picture_width: int = setting(
+        1280, "Width of the match picture in pixels.", minimum=64, maximum=8192, read_only=False
+    )
 
 
 @dataclass(frozen=True)
@@ -211,11 +233,7 @@ class Config:
 
 def settings() -> dict[str, tuple[str, dataclasses.Field[Any]]]:
     """Every setting by its key: the name of its group in Config, and its field."""
-    return {
-        key_of(item): (name, item)
-        for group, name in GROUP_NAMES.items()
-        for item in fields(group)
-    }
+    return {key_of(item): (name, item) for group, name in GROUP_NAMES.items() for item in fields(group)}
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:

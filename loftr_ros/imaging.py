@@ -38,17 +38,17 @@ _TO_GREY: dict[str, int | None] = {
 # Bytes of one channel, and channels, of each encoding that `unpack` knows.
 _LAYOUT: dict[str, tuple[str, int]] = {
     **{name: ("u1", 1) for name in _TO_GREY if name.startswith(("mono8", "8UC1", "bayer"))},
-    **{name: ("u2", 1) for name in ("mono16", "16UC1")},
-    **{name: ("u1", 3) for name in ("rgb8", "bgr8", "8UC3")},
-    **{name: ("u1", 4) for name in ("rgba8", "bgra8", "8UC4")},
-    **{name: ("u2", 3) for name in ("rgb16", "bgr16")},
-    **{name: ("u1", 2) for name in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")},
+    **dict.fromkeys(("mono16", "16UC1"), ("u2", 1)),
+    **dict.fromkeys(("rgb8", "bgr8", "8UC3"), ("u1", 3)),
+    **dict.fromkeys(("rgba8", "bgra8", "8UC4"), ("u1", 4)),
+    **dict.fromkeys(("rgb16", "bgr16"), ("u2", 3)),
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("u1", 2)),
     "32FC1": ("f4", 1),
 }
 
 
 def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_endian: bool = False) -> NDArray[Any]:
-    """The pixels of a sensor_msgs/Image as an array [H, W] or [H, W, C]. Raises InputError where its fields disagree."""
+    """The pixels of a sensor_msgs/Image as an array [H, W] or [H, W, C]. Raises InputError where they disagree."""
     if encoding not in _LAYOUT:
         raise InputError(f"The image encoding '{encoding}' is not supported.")
     kind, channels = _LAYOUT[encoding]
@@ -59,7 +59,7 @@ def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_end
     buffer = np.frombuffer(data, np.uint8)
     if step < row or len(buffer) < step * height:
         raise InputError(
-            f"The image says {width}x{height} pixels of '{encoding}' and {step} bytes a row, but holds {len(buffer)} bytes."
+            f"The image says {width}x{height} pixels of '{encoding}', {step} bytes a row, but holds {len(buffer)} bytes."
         )
     rows = buffer[: step * height].reshape(height, step)[:, :row]
     pixels = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels).astype(dtype.newbyteorder("="))

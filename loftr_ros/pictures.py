@@ -30,7 +30,9 @@ def match_picture(keyframe: Image, frame: Image, estimate: Estimate, width: int)
     panel_width = width // 2 if beside else width
     scale = panel_width / frame.shape[1]
     size = (panel_width, max(1, round(frame.shape[0] * scale)))
-    panels = [cv2.cvtColor(cv2.resize(i, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR) for i in (keyframe, frame)]
+    panels = [
+        cv2.cvtColor(cv2.resize(i, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR) for i in (keyframe, frame)
+    ]
     _draw_matches(panels, estimate, scale)
     picture = np.concatenate(panels, axis=1 if beside else 0)
     return np.concatenate([_caption(estimate, picture.shape[1]), picture], axis=0)

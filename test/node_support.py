@@ -147,11 +147,11 @@ class Client:
             self.send_info(camera, frame.stamp_ns)
             if frame.depth is not None:
                 self.depth.publish(image_message(frame.depth, frame.stamp_ns, "32FC1"))
-            before = len(self.statuses)
+            stamp = f"{frame.stamp_ns // 10**9}.{frame.stamp_ns % 10**9:09d}"
             self.send(frame)
             end = time.monotonic() + 40.0
             # A best-effort subscriber may not have heard the first ones; the node skips a repeated stamp.
-            while not self.wait(lambda n=before: len(self.statuses) > n, 0.5):
+            while not self.wait(lambda s=stamp: any(status["stamp"] == s for status in self.statuses[-3:]), 0.5):
                 assert time.monotonic() < end, f"no answer to frame {frame.stamp_ns}"
                 self.send_info(camera, frame.stamp_ns)
                 self.send(frame)

@@ -87,9 +87,15 @@ class Bag:
     def image(self, topic: str, stamp: int, pixels: np.ndarray, encoding: str = "mono8", **lies) -> None:
         name = "sensor_msgs/msg/Image"
         fields = {
-            "header": self.header(stamp), "height": pixels.shape[0], "width": pixels.shape[1], "encoding": encoding,
-            "is_bigendian": 0, "step": pixels[0].nbytes, "data": np.frombuffer(pixels.tobytes(), np.uint8), **lies,
-        }  # fmt: skip
+            "header": self.header(stamp),
+            "height": pixels.shape[0],
+            "width": pixels.shape[1],
+            "encoding": encoding,
+            "is_bigendian": 0,
+            "step": pixels[0].nbytes,
+            "data": np.frombuffer(pixels.tobytes(), np.uint8),
+            **lies,
+        }
         self.write(topic, name, stamp, self.type(name)(**fields))
 
     def compressed(self, topic: str, stamp: int, pixels: np.ndarray, suffix: str = ".png") -> None:
@@ -97,28 +103,48 @@ class Bag:
         data = cv2.imencode(suffix, pixels)[1].ravel()
         self.write(topic, name, stamp, self.type(name)(self.header(stamp), suffix[1:], data))
 
-    def camera_info(self, topic: str, stamp: int, width: int = 320, height: int = 240, focal: float = 300.0) -> None:
+    def camera_info(
+        self, topic: str, stamp: int, width: int = 320, height: int = 240, focal: float = 300.0
+    ) -> None:
         name, upper = "sensor_msgs/msg/CameraInfo", self.kind == "ros1"
         roi = self.type("sensor_msgs/msg/RegionOfInterest")(0, 0, 0, 0, False)
         matrix = pinhole(width, height, focal).matrix
         values = {"d": np.zeros(5), "k": matrix.ravel(), "r": np.eye(3).ravel(), "p": np.zeros(12)}
         values = {key.upper() if upper else key: value for key, value in values.items()}
         message = self.type(name)(
-            header=self.header(stamp), height=height, width=width, distortion_model="plumb_bob", binning_x=0, binning_y=0,
-            roi=roi, **values,
-        )  # fmt: skip
+            header=self.header(stamp),
+            height=height,
+            width=width,
+            distortion_model="plumb_bob",
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+            **values,
+        )
         self.write(topic, name, stamp, message)
 
     def odometry(self, topic: str, stamp: int, x: float) -> None:
         name = "nav_msgs/msg/Odometry"
-        geometry = {k: self.type(f"geometry_msgs/msg/{k}") for k in
-                    ("Point", "Quaternion", "Pose", "PoseWithCovariance", "Vector3", "Twist", "TwistWithCovariance")}  # fmt: skip
+        geometry = {
+            k: self.type(f"geometry_msgs/msg/{k}")
+            for k in (
+                "Point",
+                "Quaternion",
+                "Pose",
+                "PoseWithCovariance",
+                "Vector3",
+                "Twist",
+                "TwistWithCovariance",
+            )
+        }
         pose = geometry["Pose"](geometry["Point"](x, 0.0, 0.0), geometry["Quaternion"](0.0, 0.0, 0.0, 1.0))
         zero = geometry["Vector3"](0.0, 0.0, 0.0)
         message = self.type(name)(
-            self.header(stamp), "base_link", geometry["PoseWithCovariance"](pose, np.zeros(36)),
+            self.header(stamp),
+            "base_link",
+            geometry["PoseWithCovariance"](pose, np.zeros(36)),
             geometry["TwistWithCovariance"](geometry["Twist"](zero, zero), np.zeros(36)),
-        )  # fmt: skip
+        )
         self.write(topic, name, stamp, message)
 
 

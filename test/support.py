@@ -34,7 +34,9 @@ distortion_coefficients: {{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}}
 
 def camera_info_yaml(width: int = 320, height: int = 240, focal: float = 300.0) -> str:
     """The same camera as `pinhole`."""
-    return CAMERA_INFO.format(width=width, height=height, focal=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
+    return CAMERA_INFO.format(
+        width=width, height=height, focal=focal, cx=(width - 1) / 2, cy=(height - 1) / 2
+    )
 
 
 def is_one_sentence(text: str) -> bool:
@@ -42,7 +44,9 @@ def is_one_sentence(text: str) -> bool:
     return text.count("\n") == 0 and text.rstrip()[-1] in ".?!" and "Traceback" not in text
 
 
-def scene(rng: np.random.Generator, pose_1_0: np.ndarray, count: int = 200, noise: float = 0.0, planar: bool = False):
+def scene(
+    rng: np.random.Generator, pose_1_0: np.ndarray, count: int = 200, noise: float = 0.0, planar: bool = False
+):
     """Points before camera 0 and their normalized images in both cameras: points [N, 3], [N, 2], [N, 2]."""
     points = rng.uniform([-2, -1.5, 3], [2, 1.5, 9], (count, 3))
     if planar:
@@ -72,7 +76,9 @@ def lively(size: str, seed: int, gain: float = 0.4):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0.0, 0.1)
         activations = []
-        hook = network.backbone.layer3.register_forward_hook(lambda module, inputs, output: activations.append(output))
+        hook = network.backbone.layer3.register_forward_hook(
+            lambda module, inputs, output: activations.append(output)
+        )
         network.train().features(torch.from_numpy(texture(96, 96, 100 + seed)).float()[None, None] / 255.0)
         hook.remove()
         common = torch.linalg.svd(activations[0][0].flatten(1).T, full_matrices=False)[2][:4]

@@ -82,7 +82,9 @@ def test_depth_images_go_with_their_image(tmp_path, depth_first):
         for i, stamp in enumerate(stamps(4)):
             bag.camera_info("/camera/camera_info", stamp)
             writes = [
-                lambda i=i, s=stamp: bag.image("/camera/depth/image", s, np.full((240, 320), 1000 + i, np.uint16), "16UC1"),
+                lambda i=i, s=stamp: bag.image(
+                    "/camera/depth/image", s, np.full((240, 320), 1000 + i, np.uint16), "16UC1"
+                ),
                 lambda i=i, s=stamp: bag.image("/camera/image_raw", s, IMAGES[i]),
             ]
             for write in writes if depth_first else writes[::-1]:
@@ -144,7 +146,9 @@ def test_a_bag_without_images_is_refused(tmp_path):
 def test_a_bag_without_calibration_is_refused(tmp_path):
     with Bag(tmp_path / "bag", "mcap") as bag:
         bag.image("/camera/image_raw", START_NS, IMAGES[0])
-    assert "has no camera_info for /camera/image_raw; name a file with --camera-info" in refusal(tmp_path / "bag")
+    assert "has no camera_info for /camera/image_raw; name a file with --camera-info" in refusal(
+        tmp_path / "bag"
+    )
 
 
 def test_an_uncalibrated_camera_is_refused(tmp_path):

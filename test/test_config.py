@@ -137,9 +137,19 @@ def test_yaml_forms(tmp_path, text):
 
 @pytest.mark.parametrize(
     "content",
-    [b"matcher: [", b"- 1\n- 2\n", b"just text", b"\xff\xfe\x00", b"matcher:\n", b"matcher: 3\n", b"5: 6\n", b"a: b\n",
-     b"matcher: sift\n? [1, 2]\n: 3\n", b"3"],
-)  # fmt: skip
+    [
+        b"matcher: [",
+        b"- 1\n- 2\n",
+        b"just text",
+        b"\xff\xfe\x00",
+        b"matcher:\n",
+        b"matcher: 3\n",
+        b"5: 6\n",
+        b"a: b\n",
+        b"matcher: sift\n? [1, 2]\n: 3\n",
+        b"3",
+    ],
+)
 def test_broken_files_give_one_sentence(tmp_path, content):
     (tmp_path / "file.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:

@@ -7,14 +7,22 @@ import pytest
 from support import angle_deg, scene
 
 from loftr_ros.geometry.adjustment import Adjustment, adjust_pose
-from loftr_ros.geometry.se3 import inverse, make_pose, rotation_angle_deg, rotation_from_vector, vector_from_rotation
+from loftr_ros.geometry.se3 import (
+    inverse,
+    make_pose,
+    rotation_angle_deg,
+    rotation_from_vector,
+    vector_from_rotation,
+)
 
 TRUTH = make_pose(rotation_from_vector(np.array([0.04, -0.12, 0.03])), np.array([-0.5, 0.08, 0.25]))
 NOISE = 0.5 / 500
 RELATIVE_DEPTH_SIGMA = 0.05
 
 
-def draw(rng, known_share: float, count: int = 150, noise: float = NOISE, start: np.ndarray | None = None) -> Adjustment:
+def draw(
+    rng, known_share: float, count: int = 150, noise: float = NOISE, start: np.ndarray | None = None
+) -> Adjustment:
     """One noisy problem: a share of the depths is known with noise, the others are free."""
     points, seen0, seen1 = scene(rng, TRUTH, count, noise)
     inverse_depth = 1 / points[:, 2]
@@ -46,7 +54,9 @@ def test_exact_data_give_the_exact_pose(known_share):
     points, seen0, seen1 = scene(rng, TRUTH)
     sigma = np.where(rng.random(len(points)) < known_share, 1e-3, np.inf)
     start = make_pose(TRUTH[:3, :3] @ rotation_from_vector(np.array([0.02, 0.01, 0.0])), TRUTH[:3, 3] * 1.1)
-    found = adjust_pose(seen0, seen1, np.full(len(points), NOISE), start, np.full(len(points), 0.2), 1 / points[:, 2], sigma)
+    found = adjust_pose(
+        seen0, seen1, np.full(len(points), NOISE), start, np.full(len(points), 0.2), 1 / points[:, 2], sigma
+    )
     np.testing.assert_allclose(found.pose_1_0, TRUTH, atol=1e-5)
     np.testing.assert_allclose(found.inverse_depth, 1 / points[:, 2], atol=1e-4)
 
@@ -70,7 +80,9 @@ def test_covariance_is_symmetric_and_positive_definite():
 
 
 def test_covariance_grows_with_the_noise():
-    small, large = (draw(np.random.default_rng(4), 1.0, noise=noise).covariance for noise in (NOISE / 3, NOISE * 3))
+    small, large = (
+        draw(np.random.default_rng(4), 1.0, noise=noise).covariance for noise in (NOISE / 3, NOISE * 3)
+    )
     assert np.trace(large[3:, 3:]) > 4 * np.trace(small[3:, 3:])
 
 

@@ -18,7 +18,9 @@ CAMERAS = {
     "ideal": Camera(640, 480, MATRIX),
     "plumb_bob": Camera(640, 480, MATRIX, "plumb_bob", (-0.28, 0.07, 1e-3, -5e-4, 0.0)),
     "plumb_bob 4": Camera(640, 480, MATRIX, "plumb_bob", (0.1, -0.05, 0.0, 0.0)),
-    "rational": Camera(640, 480, MATRIX, "rational_polynomial", (0.3, 0.1, 1e-3, 1e-4, 0.01, 0.65, 0.2, 0.02)),
+    "rational": Camera(
+        640, 480, MATRIX, "rational_polynomial", (0.3, 0.1, 1e-3, 1e-4, 0.01, 0.65, 0.2, 0.02)
+    ),
     "equidistant": Camera(640, 480, MATRIX, "equidistant", (-0.01, 0.02, -0.005, 0.001)),
 }
 
@@ -59,7 +61,9 @@ def test_plumb_bob_is_the_formula():
     radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
     u = 420.0 * (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)) + 321.3
     v = 415.0 * (y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y) + 238.6
-    np.testing.assert_allclose(CAMERAS["plumb_bob"].project(np.array([[0.6, -0.4, 2.0]])), [[u, v]], atol=1e-9)
+    np.testing.assert_allclose(
+        CAMERAS["plumb_bob"].project(np.array([[0.6, -0.4, 2.0]])), [[u, v]], atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", CAMERAS)
@@ -81,7 +85,9 @@ def test_resized_camera_sees_the_same_rays(name):
     half = camera.resized(320, 240)
     directions = rays(30.0)
     # The edges of the images coincide, so pixel centres move by half a pixel: u' = (u + 0.5) / 2 - 0.5.
-    np.testing.assert_allclose(half.project(directions), (camera.project(directions) + 0.5) / 2 - 0.5, atol=1e-9)
+    np.testing.assert_allclose(
+        half.project(directions), (camera.project(directions) + 0.5) / 2 - 0.5, atol=1e-9
+    )
     assert (half.width, half.height) == (320, 240)
     assert camera.resized(640, 480) is camera
 
@@ -110,7 +116,14 @@ def test_binning_that_leaves_no_pixel_is_refused():
 
 
 def broken(**changes) -> str:
-    values = {"width": 640, "height": 480, "matrix": MATRIX, "model": "plumb_bob", "distortion": (), **changes}
+    values = {
+        "width": 640,
+        "height": 480,
+        "matrix": MATRIX,
+        "model": "plumb_bob",
+        "distortion": (),
+        **changes,
+    }
     with pytest.raises(InputError) as caught:
         camera_from_calibration(**values)
     assert is_one_sentence(str(caught.value))
@@ -152,7 +165,9 @@ def test_impossible_calibrations_are_refused(changes, words):
 def test_camera_info_messages_of_both_generations(upper):
     names = ("K", "D") if upper else ("k", "d")
     roi = SimpleNamespace(x_offset=10, y_offset=0, width=600, height=480)
-    info = SimpleNamespace(width=640, height=480, distortion_model="plumb_bob", binning_x=0, binning_y=0, roi=roi)
+    info = SimpleNamespace(
+        width=640, height=480, distortion_model="plumb_bob", binning_x=0, binning_y=0, roi=roi
+    )
     setattr(info, names[0], MATRIX.ravel())
     setattr(info, names[1], [-0.1, 0.01, 0.0, 0.0, 0.0])
     camera = camera_from_info(info)
@@ -182,17 +197,23 @@ GOOD = camera_info_yaml()
         GOOD.replace("image_width: 320", "image_width: .inf"),
         GOOD.replace("image_width: 320", "image_width: .nan"),
         GOOD.replace("image_width: 320", "image_width: -320"),
-        GOOD.replace("camera_matrix: {rows: 3, cols: 3, data: [", "camera_matrix: {rows: 3, cols: 3, data: [7, "),
+        GOOD.replace(
+            "camera_matrix: {rows: 3, cols: 3, data: [", "camera_matrix: {rows: 3, cols: 3, data: [7, "
+        ),
         GOOD.replace("data: [300.0", "data: [.nan"),
         GOOD.replace("data: [300.0", "data: [-300.0"),
         GOOD.replace("data: [300.0", "data: [a"),
-        GOOD.replace("distortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}", "distortion_coefficients: x"),
-        GOOD.replace("distortion_coefficients: {rows: 1, cols: 5, data:", "distortion_coefficients:").replace("0, 0]}", "0, 0]"),
+        GOOD.replace(
+            "distortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}", "distortion_coefficients: x"
+        ),
+        GOOD.replace("distortion_coefficients: {rows: 1, cols: 5, data:", "distortion_coefficients:").replace(
+            "0, 0]}", "0, 0]"
+        ),
         GOOD.replace("plumb_bob", "nonsense"),
         GOOD.replace("[0, 0, 0, 0, 0]", "[.inf, 0, 0, 0, 0]"),
         GOOD.replace("[0, 0, 0, 0, 0]", "3"),
     ],
-)  # fmt: skip
+)
 def test_nonsense_calibration_files_give_one_sentence(tmp_path, text):
     assert text != GOOD
     (tmp_path / "c.yaml").write_text(text)

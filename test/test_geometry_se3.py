@@ -65,7 +65,9 @@ def test_quaternions_that_are_not_of_length_one_are_refused(quaternion):
 @given(POSE, POSE, VECTOR)
 def test_transform_composes(pose_a_b, pose_b_c, point):
     at_once = se3.transform(pose_a_b @ pose_b_c, point[None])
-    np.testing.assert_allclose(at_once, se3.transform(pose_a_b, se3.transform(pose_b_c, point[None])), atol=1e-10)
+    np.testing.assert_allclose(
+        at_once, se3.transform(pose_a_b, se3.transform(pose_b_c, point[None])), atol=1e-10
+    )
 
 
 @given(VECTOR, VECTOR)
@@ -97,7 +99,9 @@ def test_composed_covariance_agrees_with_sampling():
     for _ in range(4000):
         pose = disturbed(pose_a_b, roots[0]) @ disturbed(pose_b_c, roots[1])
         samples.append(
-            np.concatenate([pose[:3, 3] - mean[:3, 3], se3.vector_from_rotation(pose[:3, :3] @ mean[:3, :3].T)])
+            np.concatenate(
+                [pose[:3, 3] - mean[:3, 3], se3.vector_from_rotation(pose[:3, :3] @ mean[:3, :3].T)]
+            )
         )
     predicted = se3.compose_covariance(pose_a_b, covariance_ab, pose_b_c[:3, 3], covariance_bc)
     measured = np.cov(np.array(samples).T)

@@ -47,8 +47,11 @@ def test_sigma_is_what_sampling_gives(pose):
     points, seen0, seen1 = scene(rng, pose, count=40)
     noise = 5e-4
     samples = np.array(
-        [triangulate(seen0, seen1 + noise * rng.standard_normal(seen1.shape), pose, np.full(40, noise))[0] for _ in range(600)]
-    )  # fmt: skip
+        [
+            triangulate(seen0, seen1 + noise * rng.standard_normal(seen1.shape), pose, np.full(40, noise))[0]
+            for _ in range(600)
+        ]
+    )
     _, sigma = triangulate(seen0, seen1, pose, np.full(40, noise))
     strong = sigma < 0.2 / points[:, 2]  # first order holds
     assert strong.sum() > 25

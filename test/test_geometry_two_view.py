@@ -96,9 +96,14 @@ def test_matches_that_are_all_one_point_do_not_crash(same):
 
 @pytest.mark.parametrize(
     "answer",
-    [(None, None), (np.eye(3), None), (np.full((3, 3), np.nan), np.ones((50, 1), np.uint8)), (np.zeros((4, 3)), np.ones((50, 1)))],
+    [
+        (None, None),
+        (np.eye(3), None),
+        (np.full((3, 3), np.nan), np.ones((50, 1), np.uint8)),
+        (np.zeros((4, 3)), np.ones((50, 1))),
+    ],
     ids=["none", "no mask", "nan", "four rows"],
-)  # fmt: skip
+)
 def test_no_usable_answer_of_opencv_is_a_geometry_error(monkeypatch, answer):
     monkeypatch.setattr(cv2, "findEssentialMat", lambda *args, **kwargs: answer)
     with pytest.raises(GeometryError, match="No essential matrix"):
@@ -109,9 +114,13 @@ def test_of_stacked_solutions_the_right_one_is_taken(monkeypatch):
     truth = POSES["turning"]
     _, seen0, seen1 = scene(np.random.default_rng(2), truth, noise=NOISE / 10)
     right = two_view_essential(truth)
-    wrong = two_view_essential(make_pose(rotation_from_vector(np.array([0.0, 1.0, 0.0])), np.array([0.0, 1.0, 0.0])))
+    wrong = two_view_essential(
+        make_pose(rotation_from_vector(np.array([0.0, 1.0, 0.0])), np.array([0.0, 1.0, 0.0]))
+    )
     stacked = np.concatenate([wrong, right, wrong.T])
-    monkeypatch.setattr(cv2, "findEssentialMat", lambda *a, **k: (stacked, np.ones((len(seen0), 1), np.uint8)))
+    monkeypatch.setattr(
+        cv2, "findEssentialMat", lambda *a, **k: (stacked, np.ones((len(seen0), 1), np.uint8))
+    )
     rotation, direction = errors(two_view.estimate_pose(seen0, seen1, THRESHOLD).pose_1_0, truth)
     assert rotation < 1e-4 and direction < 1e-3
 
@@ -132,7 +141,9 @@ def test_points_before_and_behind():
     truth = POSES["sideways"]
     _, seen0, seen1 = scene(np.random.default_rng(3), truth)
     mirrored = make_pose(truth[:3, :3], -truth[:3, 3])
-    assert two_view.in_front(truth, seen0, seen1).all() and not two_view.in_front(mirrored, seen0, seen1).any()
+    assert (
+        two_view.in_front(truth, seen0, seen1).all() and not two_view.in_front(mirrored, seen0, seen1).any()
+    )
     far = two_view.in_front(truth, seen0, seen0)  # at infinity nothing moves
     assert far.all()
 
@@ -160,4 +171,6 @@ def test_parallax_is_the_angle_that_the_translation_makes():
     np.testing.assert_allclose(two_view.parallax(np.eye(3), seen0, seen1), [np.arctan(0.25)], atol=1e-12)
     turn = rotation_from_vector(np.array([0.0, 0.3, 0.0]))
     turned = two_view.homogeneous(seen0) @ turn.T
-    np.testing.assert_allclose(two_view.parallax(turn, seen0, turned[:, :2] / turned[:, 2:]), [0.0], atol=1e-9)
+    np.testing.assert_allclose(
+        two_view.parallax(turn, seen0, turned[:, :2] / turned[:, 2:]), [0.0], atol=1e-9
+    )

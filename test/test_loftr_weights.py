@@ -105,13 +105,17 @@ def test_truncated_files_are_refused(tmp_path, state, name, share):
 
 
 @pytest.mark.parametrize("name", ["w.ckpt", "w.safetensors", "w.pth", "w.txt"])
-@pytest.mark.parametrize("content", [b"this is no network\n" * 20, b"", b"\x80", b"\xff" * 1000, b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    "content", [b"this is no network\n" * 20, b"", b"\x80", b"\xff" * 1000, b"PK\x03\x04"]
+)
 def test_files_of_another_kind_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {"state_dict": {"a": "b"}}, torch.zeros(3), {"state_dict": 4}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"a": 3}, {"state_dict": {"a": "b"}}, torch.zeros(3), {"state_dict": 4}]
+)
 def test_files_without_a_state_dict_are_refused(tmp_path, content):
     assert "state dict" in refusal(write(tmp_path, "w.pth", content))
 
@@ -182,7 +186,16 @@ def images(tmp_path) -> Path:
 
 
 def arguments(images: Path, file: Path) -> list[str]:
-    return [str(images), "--output", str(images / "out"), "--matcher", "outdoor", "--weights", str(file), "--quiet"]
+    return [
+        str(images),
+        "--output",
+        str(images / "out"),
+        "--matcher",
+        "outdoor",
+        "--weights",
+        str(file),
+        "--quiet",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["missing key", "extra key", "text", "truncated", "nowhere"])
@@ -205,7 +218,9 @@ def test_the_command_exits_with_2_and_one_sentence(tmp_path, images, capsys, sta
 def test_a_fresh_process_exits_with_2_and_one_sentence(tmp_path, images):
     (tmp_path / "w.ckpt").write_text("no weights")
     command = [sys.executable, "-m", "loftr_ros.evaluation.replay", *arguments(images, tmp_path / "w.ckpt")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(weights.__file__).parents[2], timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(weights.__file__).parents[2], timeout=120
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and is_one_sentence(done.stderr.strip())
 
@@ -258,7 +273,9 @@ def test_download(server, tmp_path):
     seen = []
     path = download("outdoor", tmp_path / "new", progress=lambda done, total: seen.append((done, total)))
     assert path == tmp_path / "new" / "model.ckpt" and path.read_bytes() == CONTENT
-    assert seen[-1] == (len(CONTENT), len(CONTENT)) and [p.name for p in path.parent.iterdir()] == ["model.ckpt"]
+    assert seen[-1] == (len(CONTENT), len(CONTENT)) and [p.name for p in path.parent.iterdir()] == [
+        "model.ckpt"
+    ]
 
 
 def test_a_file_that_is_there_is_not_fetched_again(server, tmp_path):
@@ -270,7 +287,9 @@ def test_a_broken_download_is_kept_and_resumed(server, tmp_path):
     server.stop_at = 100_000
     with pytest.raises(WeightsError, match="broke off.*Run it again to resume"):
         download("outdoor", tmp_path)
-    assert (tmp_path / "model.ckpt.part").read_bytes() == CONTENT[:100_000] and not (tmp_path / "model.ckpt").exists()
+    assert (tmp_path / "model.ckpt.part").read_bytes() == CONTENT[:100_000] and not (
+        tmp_path / "model.ckpt"
+    ).exists()
     server.stop_at = None
     assert download("outdoor", tmp_path).read_bytes() == CONTENT
     assert server.requests == [None, "bytes=100000-"]
@@ -328,7 +347,11 @@ def test_the_command_downloads_what_it_is_asked_for(server, tmp_path, monkeypatc
 
 def test_the_table_of_downloads_is_complete():
     for source in weights.DOWNLOADS.values():
-        assert source.url.startswith("https://") and len(source.sha256) == 64 and source.file_name.endswith(".ckpt")
+        assert (
+            source.url.startswith("https://")
+            and len(source.sha256) == 64
+            and source.file_name.endswith(".ckpt")
+        )
 
 
 def test_read_state_dict_strips_only_prefixes(tmp_path):

@@ -116,7 +116,9 @@ def test_fewer_keypoints_are_fewer_matches_and_a_ratio_of_one_keeps_more(name):
     assert len(load_matcher(name, ratio=1.0).match(image0, image1)) > normal
 
 
-@pytest.mark.parametrize("image", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32), np.zeros((0, 8), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32), np.zeros((0, 8), np.uint8)]
+)
 def test_images_of_another_kind_are_refused(image, tiny_file):
     for matcher in (load_matcher("orb"), LoFTRMatcher("tiny", tiny_file, "cpu")):
         with pytest.raises(ValueError, match="grey uint8"):
@@ -165,7 +167,8 @@ def test_loftr_is_well_formed_and_deterministic(tiny_file):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "max_side"), [(120, 160, 0), (123, 157, 0), (240, 320, 160), (241, 333, 160), (90, 120, 640)]
+    ("height", "width", "max_side"),
+    [(120, 160, 0), (123, 157, 0), (240, 320, 160), (241, 333, 160), (90, 120, 640)],
 )
 def test_loftr_keypoints_lie_on_the_mapped_grid(tiny_file, height, width, max_side):
     """Cell (column, row) of the shrunk image, whose edges are those of the original: pixel (8 c + 0.5) s - 0.5."""
@@ -201,9 +204,14 @@ def test_official_sizes_move_their_pixel_centres(tiny_file, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "max_side", "wanted"),
-    [((640, 480), 640, (640, 480)), ((1241, 376), 640, (640, 194)), ((480, 1000), 500, (240, 500)),
-     ((5000, 1), 500, (500, 1)), ((4000, 3000), 0, (4000, 3000))],
-)  # fmt: skip
+    [
+        ((640, 480), 640, (640, 480)),
+        ((1241, 376), 640, (640, 194)),
+        ((480, 1000), 500, (240, 500)),
+        ((5000, 1), 500, (500, 1)),
+        ((4000, 3000), 0, (4000, 3000)),
+    ],
+)
 def test_working_size(size, max_side, wanted):
     assert working_size(*size, max_side) == wanted
 

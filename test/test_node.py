@@ -210,11 +210,12 @@ def test_slow_matcher_drops_stale_frames_and_counts_them(frames):
     with running_node("slow", matcher="sift", reliable=False), connected_client("slow") as client:
         plain = [dataclasses.replace(f, depth=None) for f in frames]
         client.play(plain[:1], CAMERA)
-        for frame in plain[1:]:
+        for frame in plain[1:-1]:
             client.send(frame)
             time.sleep(0.01)
+        client.play(plain[-1:], CAMERA)  # sent again where best effort loses it
         last = plain[-1].stamp_ns
-        assert client.wait(lambda: client.odometry and stamp_to_ns(client.odometry[-1].header.stamp) == last)
+        assert client.wait(lambda: bool(client.odometry) and stamp_to_ns(client.odometry[-1].header.stamp) == last)
         assert client.wait(lambda: len(client.statuses) == len(client.odometry))
         assert len(client.odometry) < len(plain)
         assert int(client.statuses[-1]["dropped_frames"]) > 0
@@ -285,7 +286,8 @@ def real_sequence(name: str) -> Path:
 @pytest.mark.parametrize(("name", "most_ate_m"), [("kitti06", 0.25), ("kitti00", 3.0)])
 def test_real_drive_at_10_hz(name, most_ate_m):
     recording = open_recording(real_sequence(name))
-    with running_node(name, matcher="sift", path_rate_hz=100.0), connected_client(name) as client:
+    # Reliable: on a busy machine every frame is processed all the same, only later, so the result is the same.
+    with running_node(name, matcher="sift", path_rate_hz=100.0, reliable=True), connected_client(name) as client:
         client.send_info(recording.camera)
         frames = list(recording.frames())
         client.play(frames[:1], recording.camera)
@@ -295,13 +297,11 @@ def test_real_drive_at_10_hz(name, most_ate_m):
             client.send(frame)
         assert client.wait(
             lambda: client.statuses and client.statuses[-1]["stamp"] == f"{frames[-1].stamp_ns // SECOND}."
-            f"{frames[-1].stamp_ns % SECOND:09d}"
+            f"{frames[-1].stamp_ns % SECOND:09d}",
+            seconds=150.0,
         )
-        processed = [s for s in client.statuses if s["state"] not in ("LOST", "FEW_MATCHES")]
-        assert client.wait(lambda: len(client.odometry) == len(processed) and len(client.transforms) == len(processed))
-        assert len(processed) == len(client.statuses) >= len(frames) / 10
-        stamps = {f.stamp_ns for f in frames}
-        assert all(stamp_to_ns(m.header.stamp) in stamps for m in client.odometry)
+        assert client.wait(lambda: len(client.odometry) == len(client.transforms) == len(frames))
+        assert [stamp_to_ns(m.header.stamp) for m in client.odometry] == [f.stamp_ns for f in frames]
         for odometry, tf in zip(client.odometry, client.transforms):
             assert tf.transforms[0].header.stamp == odometry.header.stamp
             assert tf.transforms[0].transform.rotation == odometry.pose.pose.orientation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
 _MOST_DEPTH_DIFFERENCE_NS = 20_000_000
+_MOST_WAITING = 4  # images that wait for their depth image
 
 
 class BagRecording:
@@ -55,7 +57,9 @@ class BagRecording:
         wanted = self._options.image_topic
         if wanted:
             if topics.get(wanted) not in (IMAGE, COMPRESSED):
-                raise InputError(f"The bag {self.path} has no image topic {wanted}; it has {', '.join(images) or 'none'}.")
+                raise InputError(
+                    f"The bag {self.path} has no image topic {wanted}; it has {', '.join(images) or 'none'}."
+                )
             return wanted
         if not images:
             raise InputError(f"The bag {self.path} has no images.")
@@ -93,7 +97,8 @@ class BagRecording:
 
     def frames(self) -> Iterator[Frame]:
         wanted = {self._topic, self._depth_topic, self._options.odometry} - {""}
-        depths: deque[tuple[int, Any]] = deque(maxlen=4)
+        depths: deque[tuple[int, Any]] = deque(maxlen=2 * _MOST_WAITING)
+        waiting: deque[Frame] = deque()
         wheels = Odometer()
         last = None
         try:
@@ -109,11 +114,19 @@ class BagRecording:
                         wheels.add(np.array([p.x, p.y, p.z]))
                     elif last is None or stamp > last:
                         last = stamp
-                        yield Frame(stamp, self._decoded(message), _nearest(depths, stamp), wheels.take())
+                        waiting.append(Frame(stamp, self._decoded(message), None, wheels.take()))
+                    # A depth image may lie in the bag before or after its image.
+                    while waiting and (self._is_answered(waiting[0], depths) or len(waiting) > _MOST_WAITING):
+                        yield _with_depth(waiting.popleft(), depths)
+                while waiting:
+                    yield _with_depth(waiting.popleft(), depths)
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"The bag {self.path} breaks off: {_first_line(error)}.") from None
+
+    def _is_answered(self, frame: Frame, depths: deque[tuple[int, Any]]) -> bool:
+        return not self._depth_topic or any(stamp >= frame.stamp_ns for stamp, _ in depths)
 
 
 def pixels_of(message: Any) -> Any:
@@ -137,11 +150,12 @@ def _depth_topic(reader: AnyReader) -> str:
     return max(names, key=lambda n: reader.topics[n].msgcount or 0)
 
 
-def _nearest(depths: deque[tuple[int, Any]], stamp: int) -> Any:
+def _with_depth(frame: Frame, depths: deque[tuple[int, Any]]) -> Frame:
+    """The frame with the depth image nearest in time, if that is near enough."""
     if not depths:
-        return None
-    nearest = min(depths, key=lambda item: abs(item[0] - stamp))
-    return nearest[1] if abs(nearest[0] - stamp) <= _MOST_DEPTH_DIFFERENCE_NS else None
+        return frame
+    stamp, depth = min(depths, key=lambda item: abs(item[0] - frame.stamp_ns))
+    return replace(frame, depth=depth) if abs(stamp - frame.stamp_ns) <= _MOST_DEPTH_DIFFERENCE_NS else frame
 
 
 def _first_message(reader: AnyReader, topic: str) -> Any:

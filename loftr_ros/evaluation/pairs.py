@@ -228,20 +228,12 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pairs", description="Relative pose from single pairs of frames.")
-    parser.add_argument(
-        "sequences", nargs="+", metavar="SEQUENCE", help="folder with images and ground truth"
-    )
-    parser.add_argument(
-        "--gaps", type=_positive_list, default=[1, 2], metavar="N,N", help="frames apart (1,2)"
-    )
+    parser.add_argument("sequences", nargs="+", metavar="SEQUENCE", help="folder with images and ground truth")
+    parser.add_argument("--gaps", type=_positive_list, default=[1, 2], metavar="N,N", help="frames apart (1,2)")
     parser.add_argument("--every", type=int, default=2, metavar="N", help="take every Nth frame as first (2)")
     parser.add_argument("--matchers", default="tiny,sift,orb", metavar="NAME,NAME", help="(tiny,sift,orb)")
-    parser.add_argument(
-        "--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)"
-    )
-    parser.add_argument(
-        "--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers"
-    )
+    parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
+    parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -28,7 +28,7 @@ from loftr_ros.config import (
 from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
 from loftr_ros.evaluation.plots import plot_trajectory
-from loftr_ros.evaluation.sequences import Options, Recording, open_recording
+from loftr_ros.evaluation.sequences import Options, Recording, check_size, open_recording
 from loftr_ros.evaluation.trajectory import Trajectory, write_atomically, write_kitti, write_tum
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
@@ -61,10 +61,13 @@ def replay(recording: Recording, odometry: VisualOdometry, progress: bool = Fals
     frames = cli.progress(recording.frames(), len(recording) or None, "replay", quiet=not progress)
     try:
         for frame in frames:
+            check_size(frame, recording.camera)
             started = time.perf_counter()
             estimate = odometry.process(frame)
             run.milliseconds.append((time.perf_counter() - started) * 1e3)
-            run.estimates.append(dataclasses.replace(estimate, matches=estimate.matches[:0], inliers=estimate.inliers[:0]))
+            run.estimates.append(
+                dataclasses.replace(estimate, matches=estimate.matches[:0], inliers=estimate.inliers[:0])
+            )
             frames.set_postfix_str(estimate.state.value, refresh=False)
     except LoftrRosError as error:
         run.failure = error
@@ -116,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="weights of LoFTR")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
     parser.add_argument("--scale", choices=SCALE_SOURCES, help="where metres come from")
-    parser.add_argument("--camera-height", type=float, metavar="METRES", help="above the ground, for --scale camera_height")
+    parser.add_argument(
+        "--camera-height", type=float, metavar="METRES", help="above the ground, for --scale camera_height"
+    )
     parser.add_argument("--odometry", default="", metavar="FILE|TOPIC", help="wheel odometry for --scale odometry")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
@@ -171,12 +176,10 @@ def print_metrics(metrics: dict[str, Any], output: Path) -> None:
         print(f"median {metrics['ms_per_frame_median']:.0f} ms a frame")
     if "ate_sim3_rmse_m" in metrics:
         print(
-            f"ATE {metrics['ate_sim3_rmse_m']:.3f} m after Sim(3), {metrics['ate_se3_rmse_m']:.3f} m after SE(3) alignment,"
+            f"ATE {metrics['ate_sim3_rmse_m']:.3f} m after Sim(3), {metrics['ate_se3_rmse_m']:.3f} m after SE(3),"
             f" scale {metrics['scale']:.3f}, over {metrics['path_length_m']:.1f} m"
         )
-        print(
-            f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame"
-        )
+        print(f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame")
     print(f"results in {output}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import read_times
+from loftr_ros.evaluation.trajectory import read_times, seconds
 from loftr_ros.geometry.camera import Camera, load_camera
 from loftr_ros.imaging import depth_in_metres
 from loftr_ros.types import Frame
@@ -34,6 +34,17 @@ class Recording(Protocol):
     def __len__(self) -> int: ...
 
     def frames(self) -> Iterator[Frame]: ...
+
+
+def check_size(frame: Frame, camera: Camera) -> None:
+    """Raises InputError where a frame or its depth image has another size than the recording began with."""
+    images = {"image": frame.image, "depth image": frame.depth}
+    for name, image in images.items():
+        if image is not None and image.shape != (camera.height, camera.width):
+            raise InputError(
+                f"The {name} at {seconds(frame.stamp_ns)} s is {image.shape[1]}x{image.shape[0]},"
+                f" not {camera.width}x{camera.height} as the first image."
+            )
 
 
 @dataclass(frozen=True)

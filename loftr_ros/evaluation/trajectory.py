@@ -42,14 +42,18 @@ def write_kitti(path: Path, trajectory: Trajectory) -> None:
 
 
 def write_atomically(path: Path, lines: Sequence[str]) -> None:
-    """Write a text file whole or not at all: a crash or a full disk leaves the old one. Raises InputError."""
-    text = "".join(line + "\n" for line in lines)
+    """Write a text file whole or not at all; see write_bytes_atomically."""
+    write_bytes_atomically(path, "".join(line + "\n" for line in lines).encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a crash or a full disk leaves the old one. Raises InputError."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -132,7 +132,8 @@ def _linearize(problem: _Problem, pose: Array, depth: Array) -> _System:
         pose_gradient=np.tensordot(weighted, residual, axes=([0, 1], [0, 1])),
         mixed=np.einsum("nki,nk->ni", weighted, depth_jacobian),
         depth_hessian=weight * (np.sum(depth_jacobian**2, axis=1) + problem.prior_information),
-        depth_gradient=weight * (np.sum(depth_jacobian * residual, axis=1) + problem.prior_information * prior_residual),
+        depth_gradient=weight
+        * (np.sum(depth_jacobian * residual, axis=1) + problem.prior_information * prior_residual),
         cost=float(np.sum(_CAUCHY**2 * np.log1p(squared / _CAUCHY**2))),
         error=error,
         total=np.sqrt(squared),
@@ -147,7 +148,7 @@ def _solve(system: _System, damping: float) -> tuple[Array, Array]:
     hessian += np.diag(damping * np.diag(system.pose_hessian) + 1e-12)
     gradient = system.pose_gradient - eliminated.T @ system.depth_gradient
     try:
-        step = -np.linalg.solve(hessian, gradient)
+        step = np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
     except np.linalg.LinAlgError:
         raise GeometryError("The matches do not determine the pose.") from None
     return step, -(system.depth_gradient + system.mixed @ step) / depth_hessian
@@ -166,7 +167,7 @@ def _pose_covariance(system: _System, has_prior: NDArray[np.bool_]) -> Array:
     # normal vectors of that many dimensions are 1.177 and 0.674.
     expected = np.where(has_prior, 1.177, 0.674)
     factor = max(float(np.median(system.total / expected)), 0.5) ** 2
-    return np.linalg.inv(hessian) * factor
+    return np.asarray(np.linalg.inv(hessian) * factor, dtype=np.float64)
 
 
 def _position_covariance(pose_1_0: Array, covariance: Array) -> Array:

@@ -48,7 +48,7 @@ class Camera:
 
     @property
     def is_ideal(self) -> bool:
-        """Straight lines stay straight. Never so for equidistant: without coefficients its radius is f times the angle."""
+        """Straight lines stay straight. Never for equidistant: even without coefficients its radius is f * angle."""
         return self.model != "equidistant" and not any(self.distortion)
 
     @property

@@ -37,9 +37,7 @@ def bearings(points: Array) -> Array:
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
-def estimate_essential(
-    points0: Array, points1: Array, threshold: float
-) -> tuple[list[Array], NDArray[np.bool_]]:
+def estimate_essential(points0: Array, points1: Array, threshold: float) -> tuple[list[Array], NDArray[np.bool_]]:
     """Essential matrices by MAGSAC (Barath et al., CVPR 2020): the candidates [3, 3], and [N] bool inliers.
 
     Args:
@@ -72,7 +70,8 @@ def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPo
     """
     candidates, inliers = estimate_essential(points0, points1, threshold)
     inside0, inside1 = points0[inliers], points1[inliers]
-    best_pose, best_front = None, np.zeros(0, bool)
+    best_pose: Array | None = None
+    best_front: NDArray[np.bool_] = np.zeros(0, bool)
     for pose in (p for matrix in candidates for p in decompose(matrix)):
         front = in_front(pose, inside0, inside1)
         if best_pose is None or front.sum() > best_front.sum():
@@ -96,7 +95,9 @@ def candidate_poses(points0: Array, points1: Array, threshold: float) -> list[Ar
         poses += [pose for essential in essentials for pose in decompose(essential)]
     except GeometryError:
         pass
-    homography, _ = cv2.findHomography(points0, points1, cv2.USAC_MAGSAC, 2 * threshold, maxIters=2000, confidence=0.999)
+    homography, _ = cv2.findHomography(
+        points0, points1, cv2.USAC_MAGSAC, 2 * threshold, maxIters=2000, confidence=0.999
+    )
     if homography is not None and np.isfinite(homography).all():
         _, rotations, translations, _ = cv2.decomposeHomographyMat(homography, np.eye(3))
         poses += [
@@ -124,7 +125,7 @@ def fit_rotation(points0: Array, points1: Array, iterations: int = 10) -> tuple[
     if len(points0) < 2:
         raise GeometryError(f"{len(points0)} matches are too few for a rotation.")
     rays0, rays1 = bearings(points0), bearings(points1)
-    weights = np.ones(len(rays0))
+    weights: Array = np.ones(len(rays0))
     for _ in range(iterations):
         u, _, vt = np.linalg.svd((rays1 * weights[:, None]).T @ rays0)
         rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt

@@ -63,12 +63,14 @@ class Backbone(nn.Module):
 
     @staticmethod
     def _smooth(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(_conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(), _conv3x3(inputs, outputs))
+        return nn.Sequential(
+            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(), _conv3x3(inputs, outputs)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 1, H, W] to coarse [B, C, ceil(H/8), ceil(W/8)] and fine [B, D, ceil(H/2), ceil(W/2)] features.
 
-        Every stride-2 kernel is centred, so coarse cell (i, j) looks at pixel (8 i, 8 j), fine cell (i, j) at (2 i, 2 j).
+        Every stride-2 kernel is centred, so coarse cell (i, j) looks at pixel (8 i, 8 j), a fine one at (2 i, 2 j).
         """
         x1 = self.layer1(self.relu(self.bn1(self.conv1(image))))
         x2 = self.layer2(x1)

@@ -85,8 +85,7 @@ class LoFTR(nn.Module):
         if image0.shape == image1.shape and mask0 is None and mask1 is None:
             both = self.extract(torch.cat([image0, image1]))  # one pass through the backbone
             features0, features1 = (
-                ImageFeatures(tokens, fine, both.grid)
-                for tokens, fine in zip(both.tokens.chunk(2), both.fine.chunk(2))
+                ImageFeatures(tokens, fine, both.grid) for tokens, fine in zip(both.tokens.chunk(2), both.fine.chunk(2))
             )
             return self.match(features0, features1)
         return self.match(self.extract(image0, mask0), self.extract(image1, mask1))
@@ -108,11 +107,11 @@ class LoFTR(nn.Module):
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
         """Match features that `extract` made."""
         # 1. Coarse transformer
-        tokens0, tokens1 = self.loftr_coarse.together(features0.tokens, features1.tokens, features0.mask, features1.mask)
-        # 2. Coarse matching
-        scores = coarse_matching.similarity(
-            tokens0, tokens1, self.config.temperature, features0.mask, features1.mask
+        tokens0, tokens1 = self.loftr_coarse.together(
+            features0.tokens, features1.tokens, features0.mask, features1.mask
         )
+        # 2. Coarse matching
+        scores = coarse_matching.similarity(tokens0, tokens1, self.config.temperature, features0.mask, features1.mask)
         coarse = coarse_matching.select(
             scores, features0.grid, features1.grid, self.threshold, self.config.border, features0.mask, features1.mask
         )

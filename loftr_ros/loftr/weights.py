@@ -95,7 +95,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = _read(path)
     except pickle.UnpicklingError:
-        raise WeightsError(f"The weights file {path} holds more than tensors, or is damaged; it was not loaded.") from None
+        raise WeightsError(
+            f"The weights file {path} holds more than tensors, or is damaged; it was not loaded."
+        ) from None
     except Exception as error:  # the readers raise many kinds for damaged files
         raise WeightsError(f"The weights file {path} cannot be read: {_first_line(error)}.") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -163,7 +165,9 @@ def download(name: str, folder: Path | None = None, progress: Callable[[int, int
         _fetch(source.url, part, progress)
     except urllib.error.URLError as error:
         reason = getattr(error, "reason", error)
-        raise WeightsError(f"No download from {source.url}: {reason}; is there a network? Run it again to resume.") from None
+        raise WeightsError(
+            f"No download from {source.url}: {reason}; is there a network? Run it again to resume."
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(f"The download to {part} broke off: {error}. Run it again to resume.") from None
     if sha256(part) != source.sha256:

@@ -55,5 +55,3 @@ def _read_mask(path: str) -> Image | None:
     if mask is None:
         raise InputError(f"The mask {path} is not a readable image.")
     return mask
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ class Keypoints:
 
     points: Array
     sigma: Array
-    descriptors: NDArray[np.generic]
+    descriptors: NDArray[Any]
 
 
 _NO_KEYPOINTS = Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.uint8))
@@ -88,7 +89,7 @@ class ClassicalMatcher:
         )
 
     @staticmethod
-    def _distances(descriptors0: NDArray[np.generic], descriptors1: NDArray[np.generic]) -> NDArray[np.float32]:
+    def _distances(descriptors0: NDArray[Any], descriptors1: NDArray[Any]) -> NDArray[np.float32]:
         """[N, M] between all descriptors: Hamming for bits, Euclidean by one matrix product otherwise."""
         binary = descriptors0.dtype == np.uint8
         a, b = (np.unpackbits(d, axis=1) if binary else d for d in (descriptors0, descriptors1))

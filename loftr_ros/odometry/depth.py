@@ -12,7 +12,7 @@ from loftr_ros.types import Array
 _PRECISE = 0.35
 # After this many frames in a row that contradict a depth, it is forgotten.
 _MOST_MISSES = 3
-# Deviations never shrink below this share of the inverse depth: errors of one keyframe's poses are common to its frames.
+# Deviations never shrink below this share of the inverse depth: one keyframe's frames share errors.
 _LEAST_RELATIVE_SIGMA = 0.005
 
 
@@ -23,10 +23,10 @@ class DepthMap:
     """
 
     def __init__(self) -> None:
-        self._points = np.zeros((0, 2))
-        self._mean = np.zeros(0)
-        self._sigma = np.zeros(0)
-        self._misses = np.zeros(0, np.int64)
+        self._points: Array = np.zeros((0, 2))
+        self._mean: Array = np.zeros(0)
+        self._sigma: Array = np.zeros(0)
+        self._misses: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def lookup(self, index: NDArray[np.int64]) -> tuple[Array, Array]:
         """[N] means and [N] deviations of keypoints."""

@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import transform
-from loftr_ros.geometry.two_view import homogeneous
 from loftr_ros.geometry.triangulation import triangulate
+from loftr_ros.geometry.two_view import homogeneous
 from loftr_ros.odometry.depth import DepthMap
 from loftr_ros.types import Array, Frame, Matches
 
@@ -128,5 +128,3 @@ def measure_depths(keyframe: Keyframe, matches: Matches, normalized: NormalizedM
 def depth_sigma(depth: Array) -> Array:
     """Deviation in metres of a depth camera at a depth in metres: after Khoshelham and Elberink, Sensors 2012."""
     return 0.005 + 0.003 * depth**2
-
-

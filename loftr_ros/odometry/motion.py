@@ -59,7 +59,7 @@ class Reference:
 def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_px: float) -> Motion:
     """Compare where inlier matches are now with where they were at the reference.
 
-    The image motion is averaged over blocks of the image, so that the noise of single matches does not look like motion.
+    The image motion is averaged over blocks of the image, so that the noise of matches does not look like motion.
     """
     before = reference.lookup(matches)
     known = np.isfinite(before[:, 0])

@@ -38,8 +38,9 @@ from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
 _FOCAL = 500.0
 _RECENT_KEYFRAMES = 5
 _RECENT_SPEEDS = 10
-# Deviations of a pose at the start, and of one that is held without being measured.
+# Covariance of the first pose, and deviation of the one after the camera was lost.
 _EXACT = np.diag([1e-6**2] * 6)
+_LOST_SIGMA = 1e3
 
 
 @dataclass(frozen=True)
@@ -362,8 +363,20 @@ class VisualOdometry:
             estimate = self._try_keyframe(candidate, frame, features)
             if estimate is not None:
                 return estimate
+        if self.config.restart_after and self._misses >= self.config.restart_after:
+            return self._start_again(frame, features)
         state = MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
         return self._estimate(frame, state, None, matches=matches, reason=reason)
+
+    def _start_again(self, frame: Frame, features: Any) -> Estimate:
+        """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
+        last = self._last
+        self.reset(np.eye(4) if last is None else last.pose)
+        self._start_covariance = np.diag([_LOST_SIGMA**2] * 6)
+        estimate = self._begin(frame, features)
+        return replace(
+            estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."
+        )
 
     def _try_keyframe(self, keyframe: Keyframe, frame: Frame, features: Any) -> Estimate | None:
         matches = self.matcher.match_features(keyframe.features, features)
@@ -405,11 +418,13 @@ class VisualOdometry:
     ) -> Estimate:
         assert self._keyframe is not None
         matches = Matches.empty() if matches is None else matches
+        if pose is not None and covariance is None:
+            covariance = self._start_covariance
         estimate = Estimate(
             stamp_ns=frame.stamp_ns,
             state=state,
             pose_world_camera=pose,
-            pose_covariance=covariance if covariance is not None else (self._start_covariance if pose is not None else None),
+            pose_covariance=covariance,
             metric=self._metric,
             matches=matches,
             inliers=np.zeros(len(matches), bool) if inliers is None else inliers,
@@ -421,18 +436,19 @@ class VisualOdometry:
         if pose is None:
             return estimate
         step = _EXACT if step_covariance is None else step_covariance
-        estimate = replace(estimate, **self._twist(frame.stamp_ns, pose, step))
+        twist, twist_covariance = self._twist(frame.stamp_ns, pose, step)
+        assert estimate.pose_covariance is not None
         self._publish(frame.stamp_ns, pose, estimate.pose_covariance, step, moving)
-        return estimate
+        return replace(estimate, twist_camera=twist, twist_covariance=twist_covariance)
 
-    def _twist(self, stamp_ns: int, pose: Array, step_covariance: Array) -> dict[str, Array]:
+    def _twist(self, stamp_ns: int, pose: Array, step_covariance: Array) -> tuple[Array | None, Array | None]:
         """Mean velocity since the last pose, in the axes of the present camera, and its covariance."""
         if self._last is None or stamp_ns <= self._last.stamp_ns:
-            return {}
+            return None, None
         seconds = (stamp_ns - self._last.stamp_ns) * 1e-9
         rotation = pose[:3, :3].T
         linear = rotation @ (pose[:3, 3] - self._last.pose[:3, 3])
         angular = rotation @ vector_from_rotation(pose[:3, :3] @ self._last.pose[:3, :3].T)
         # Both ends of the step are measured against the same keyframe, each with its own error.
         covariance = (step_covariance + self._last.step_covariance) / seconds**2
-        return {"twist_camera": np.concatenate([linear, angular]) / seconds, "twist_covariance": covariance}
+        return np.concatenate([linear, angular]) / seconds, covariance

@@ -72,6 +72,4 @@ def _scaled(track: Track, unit: float) -> Track:
     pose[:3, 3] *= unit
     covariance[:3] *= unit
     covariance[:, :3] *= unit
-    return Track(
-        pose, covariance, track.inliers, track.inverse_depth / unit, track.sigma / unit, track.parallax_deg
-    )
+    return Track(pose, covariance, track.inliers, track.inverse_depth / unit, track.sigma / unit, track.parallax_deg)

@@ -64,9 +64,7 @@ def track(
     # 2. Depths that are not known start where the pose puts them
     start = np.where(precise, mean, triangulate(matches.points0, matches.points1, pose, matches.sigma1)[0])
     # 3. Pose and depths together
-    adjusted = adjust_pose(
-        matches.points0, matches.points1, matches.sigma1, pose, np.maximum(start, 0.0), mean, sigma
-    )
+    adjusted = adjust_pose(matches.points0, matches.points1, matches.sigma1, pose, np.maximum(start, 0.0), mean, sigma)
     return track_from(adjusted, matches, threshold)
 
 
@@ -125,7 +123,9 @@ def _pose_from_essential(
     two_view = estimate_pose(matches.points0, matches.points1, threshold)
     known = precise & two_view.inliers
     if known.sum() < _LEAST_POINTS_FOR_SCALE:
-        raise GeometryError(f"Only {int(known.sum())} matched points have a depth: the length of the motion is unknown.")
+        raise GeometryError(
+            f"Only {int(known.sum())} matched points have a depth: the length of the motion is unknown."
+        )
     unit, _ = triangulate(matches.points0[known], matches.points1[known], two_view.pose_1_0, matches.sigma1[known])
     length = float(np.median(unit / mean[known]))
     if not length > 0:

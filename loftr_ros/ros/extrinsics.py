@@ -41,7 +41,7 @@ class Extrinsics:
         self._listener = TransformListener(self._buffer, node)
 
     def pose_base_camera(self, camera_frame: str) -> Array | None:
-        """The extrinsics; None while TF does not have them yet. They are taken once: the camera is fixed to the base."""
+        """The extrinsics; None while TF does not have them yet. Taken once: the camera is fixed to the base."""
         if self._known is None and self._buffer.can_transform(self._base, camera_frame, Time()):
             transform = self._buffer.lookup_transform(self._base, camera_frame, Time()).transform
             t, q = transform.translation, transform.rotation

@@ -65,7 +65,9 @@ class VisualOdometryNode(Node):
         self._matcher = matcher_from_config(self.config.matcher)
         self._extrinsics = Extrinsics(self, self.config.frames)
         self._outputs = Outputs(self, self.config)
-        self._calibration = load_camera(self.config.input.camera_info_file) if self.config.input.camera_info_file else None
+        self._calibration = (
+            load_camera(self.config.input.camera_info_file) if self.config.input.camera_info_file else None
+        )
         self._odometry: VisualOdometry | None = None
         self._last_pose: Array | None = None
         self._last_stamp_ns = -1
@@ -112,7 +114,9 @@ class VisualOdometryNode(Node):
             self.get_logger().error(f"camera_info is refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
             return
         if self._calibration is not None and not _same(camera, self._calibration):
-            self.get_logger().warning("The calibration of the camera has changed: the map starts anew at the last pose.")
+            self.get_logger().warning(
+                "The calibration of the camera has changed: the map starts anew at the last pose."
+            )
         self._calibration = camera
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -169,7 +173,9 @@ class VisualOdometryNode(Node):
         if self._calibration is None:
             missing = f"a calibration on {self.resolve_topic_name('camera_info')}"
         elif self._extrinsics.pose_base_camera(camera_frame) is None:
-            missing = f"the transform from '{camera_frame}' to '{self.config.frames.base}' (TF, or parameter extrinsics)"
+            missing = (
+                f"the transform from '{camera_frame}' to '{self.config.frames.base}' (TF, or parameter extrinsics)"
+            )
         else:
             return True
         self.get_logger().warning(f"Images come in, but {missing} is missing.", throttle_duration_sec=_WARN_EVERY_S)
@@ -241,9 +247,7 @@ class VisualOdometryNode(Node):
         self._status_at = now
         self._outputs.publish_status(self._status)
         if estimate.pose_world_camera is None:
-            self.get_logger().warning(
-                f"{estimate.state.value}: {estimate.reason}", throttle_duration_sec=_WARN_EVERY_S
-            )
+            self.get_logger().warning(f"{estimate.state.value}: {estimate.reason}", throttle_duration_sec=_WARN_EVERY_S)
 
     def _status_name(self) -> str:
         return f"{self.get_fully_qualified_name().lstrip('/')}: visual odometry"

@@ -139,10 +139,9 @@ def play(player: Player, recording: Recording, rate_hz: float) -> None:
     if not player.wait_for_node(_FIRST_ANSWER_S):
         raise InputError(f"No odometry node listens on {player.resolve_topic_name('image')}.")
     frames = cli.progress(recording.frames(), len(recording) or None, "playing")
-    started, count = time.monotonic(), 0
-    for frame in frames:
+    started = time.monotonic()
+    for count, frame in enumerate(frames, 1):
         player.send(frame)
-        count += 1
         if rate_hz > 0:
             time.sleep(max(0.0, started + count / rate_hz - time.monotonic()))
         elif not player.wait_for_answer(frame.stamp_ns, _FIRST_ANSWER_S if count == 1 else _ANSWER_S):
@@ -181,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="player", description=__doc__)
     parser.add_argument("input", help="sequence folder, folder of images, video, or bag")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for trajectory, metrics and match pictures")
-    parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="frames a second; 0: wait for each answer")
+    parser.add_argument(
+        "--rate", type=float, default=0.0, metavar="HZ", help="frames a second; 0: wait for each answer"
+    )
     parser.add_argument("--camera-info", type=Path, metavar="FILE", help="calibration, where the input has none")
     parser.add_argument("--groundtruth", type=Path, metavar="FILE", help="TUM trajectory to compare with")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
@@ -200,9 +201,7 @@ def main(arguments: Sequence[str]) -> int:
         pose_base_camera = pose_from_xyz_quat(np.array(options.extrinsics))
     except GeometryError as error:
         raise InputError(str(error)) from None
-    recording = open_recording(
-        options.input, Options(options.camera_info, 10.0, options.image_topic, options.depth)
-    )
+    recording = open_recording(options.input, Options(options.camera_info, 10.0, options.image_topic, options.depth))
     groundtruth = options.groundtruth or recording.groundtruth
     rclpy.init(args=list(arguments))
     player = Player(recording.camera, options.node)

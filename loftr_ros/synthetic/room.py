@@ -89,7 +89,9 @@ def _texture(rng: np.random.Generator, u: Array, v: Array) -> NDArray[np.uint8]:
     tiles = clutter(rng, (min(size[0], 330), min(size[1], 330)))
     repeats = (-(-size[0] // tiles.shape[0]), -(-size[1] // tiles.shape[1]))
     # Mirrored and stained, so that no two places look alike.
-    pattern = np.block([[tiles[:: 1 - 2 * (i % 2), :: 1 - 2 * (j % 2)] for j in range(repeats[1])] for i in range(repeats[0])])
+    pattern = np.block(
+        [[tiles[:: 1 - 2 * (i % 2), :: 1 - 2 * (j % 2)] for j in range(repeats[1])] for i in range(repeats[0])]
+    )
     pattern = pattern[: size[0], : size[1]]
     stains = octave_noise(rng, (size[0], size[1]))
     image = np.clip(10 + 130 * pattern + 130 * stains, 0, 255).astype(np.uint8)
@@ -125,5 +127,3 @@ def _on_round_trip(t: float) -> Array:
 def on_the_spot(count: int, turn_deg: float) -> list[Array]:
     """`count` poses of a camera that turns about its own centre."""
     return [look(np.array([0.2, -0.3, 1.4]), np.radians(a)) for a in np.linspace(0.0, turn_deg, count)]
-
-

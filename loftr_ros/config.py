@@ -201,7 +201,7 @@ class OutputConfig(Group):
 class InputConfig(Group):
     camera_info_file: str = setting("", "Calibration file (camera_info YAML) instead of the camera_info topic.")
     reliable: bool = setting(
-        False, "Subscribe to images reliably and keep 100 of them: for recordings that must not drop frames."
+        False, "Subscribe to images reliably and keep 300 of them: for recordings that must not drop frames."
     )
 
 

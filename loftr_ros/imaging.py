@@ -59,7 +59,7 @@ def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_end
     buffer = np.frombuffer(data, np.uint8)
     if step < row or len(buffer) < step * height:
         raise InputError(
-            f"The image says {width}x{height} pixels of '{encoding}', {step} bytes a row, but holds {len(buffer)} bytes."
+            f"The image says {width}x{height} pixels of '{encoding}', {step} bytes a row, but has {len(buffer)} bytes."
         )
     rows = buffer[: step * height].reshape(height, step)[:, :row]
     pixels = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels).astype(dtype.newbyteorder("="))

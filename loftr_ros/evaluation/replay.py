@@ -23,7 +23,7 @@ from loftr_ros.config import (
     Config,
     config_from_dict,
     config_to_dict,
-    load_config,
+    load_settings,
 )
 from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
@@ -131,10 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The file's settings with those of the command line over them. Raises ConfigError."""
-    config = load_config(arguments.config) if arguments.config else Config()
+    settings = load_settings(arguments.config) if arguments.config else {}
     keys = ("matcher", "weights", "device", "scale", "camera_height")
     given = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
-    return config_from_dict({**config_to_dict(config), **given})
+    return config_from_dict({**settings, **given})
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -141,6 +141,9 @@ def load_strictly(network: LoFTR, state: Mapping[str, Tensor], source: str) -> N
         raise WeightsError(
             f"The weights {source} do not fit: '{key}' is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}."
         )
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"The weights {source} hold numbers that are not finite, in '{broken[0]}'.")
     network.load_state_dict({**wanted, **state})
 
 

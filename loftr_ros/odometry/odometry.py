@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from loftr_ros.odometry.keyframe import (
     triangulate_keyframe,
 )
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
-from loftr_ros.odometry.scale import correction, scale_source
+from loftr_ros.odometry.scale import gradual, scale_source
 from loftr_ros.odometry.start import rotation_and_parallax, start_map
 from loftr_ros.odometry.tracking import Track, track
 from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
@@ -163,29 +164,35 @@ class VisualOdometry:
     def _wait(
         self, frame: Frame, features: Any, matches: Matches, rotation: Array, parallax_deg: float, reason: str = ""
     ) -> Estimate:
-        """No map yet: the position is where it was, as far as the parallax tells; the rotation is known."""
+        """No map yet. A camera that stands still or only turns has a pose all the same.
+
+        One that moves has none: along a plane a translation looks like a rotation, and which it is only more parallax
+        can tell.
+        """
         assert self._keyframe is not None
-        pose_frame_keyframe = make_pose(rotation, np.zeros(3))
-        pose = self._keyframe.pose_world_keyframe @ inverse(pose_frame_keyframe)
+        motion = judge_motion(self._reference, matches, self.camera, self.config.static_px)
+        pose = None
+        if motion is not Motion.MOVING:
+            turned = make_pose(rotation if motion is Motion.ROTATING else np.eye(3), np.zeros(3))
+            pose = self._keyframe.pose_world_keyframe @ inverse(turned)
         sigma = np.radians(max(parallax_deg, 0.05))
-        # A translation along a plane looks like a rotation: without a map, all of the rotation may be one.
-        turn = np.radians(rotation_angle_deg(rotation) + 0.2)
-        step_covariance = np.diag([sigma**2] * 3 + [turn**2] * 3)
+        step_covariance = np.diag([sigma**2] * 3 + [np.radians(0.2) ** 2] * 3)
         covariance = compose_covariance(
             self._keyframe.pose_world_keyframe, self._keyframe.covariance, np.zeros(3), step_covariance
         )
+        state = MotionState.INITIALIZING if pose is None else self._state(motion)
         estimate = self._estimate(
             frame,
-            MotionState.INITIALIZING,
+            state,
             pose,
             matches=matches,
-            inliers=np.ones(len(matches), bool),
+            inliers=np.full(len(matches), pose is not None),
             parallax_deg=parallax_deg,
             reason=reason or f"The median parallax of {parallax_deg:.2f} degrees is too small to start the map.",
             covariance=covariance,
             step_covariance=step_covariance,
         )
-        if rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg:
+        if pose is not None and rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg:
             self._start_pose, self._start_covariance = pose, covariance
             self._keyframe = Keyframe(frame, features, pose, covariance)
             self._reference = Reference()
@@ -240,7 +247,8 @@ class VisualOdometry:
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
         self._measure_scale(pose, motion)
-        state = self._state(motion)
+        hidden = self._scale_source is not None and not self._metric
+        state = MotionState.INITIALIZING if hidden else self._state(motion)
         next_keyframe = motion is not Motion.STILL and self._needs_keyframe(matches, found)
         estimate = self._estimate(
             frame,
@@ -261,6 +269,9 @@ class VisualOdometry:
             self._reference = Reference.of(matches, found.inliers)
         if next_keyframe:
             self._replace_keyframe(frame, features, pose, covariance, found)
+        if hidden:
+            self._fix_unit()
+            return without_pose(estimate)
         return estimate
 
     def _world_pose(self, keyframe: Keyframe, found: Track, motion: Motion) -> Array:
@@ -276,9 +287,8 @@ class VisualOdometry:
         position = inverse(found.pose_frame_keyframe)[:3, 3]
         return compose_covariance(keyframe.pose_world_keyframe, keyframe.covariance, position, found.covariance)
 
-    def _state(self, motion: Motion) -> MotionState:
-        if self._scale_source is not None and not self._metric:
-            return MotionState.INITIALIZING
+    @staticmethod
+    def _state(motion: Motion) -> MotionState:
         return {
             Motion.STILL: MotionState.STATIC,
             Motion.ROTATING: MotionState.PURE_ROTATION,
@@ -322,11 +332,13 @@ class VisualOdometry:
         self._keyframe = new
         self._reference = Reference()
         self._pose_last_keyframe = np.eye(4)
+        if self._last is not None:  # the last pose is the keyframe's now: against it, it has no error
+            self._last = replace(self._last, step_covariance=_EXACT)
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
     def _measure_scale(self, pose: Array, motion: Motion) -> None:
-        """Tell the scale source of the step, and fix the unit of the map the first time that it is known."""
+        """Tell the scale source of the step."""
         source, keyframe = self._scale_source, self._keyframe
         if source is None or keyframe is None or self._last is None:
             return
@@ -340,18 +352,41 @@ class VisualOdometry:
 
         Their poses stay, so the odometry does not jump.
         """
-        source = self._scale_source
-        if source is None:
+        measured = self._metres_per_unit(keyframe) if self._metric else None
+        if measured is not None:
+            self._stretch((*self._recent, keyframe), gradual(measured))
+
+    def _fix_unit(self) -> None:
+        """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
+        assert self._keyframe is not None
+        factor = self._metres_per_unit(self._keyframe)
+        if factor is None or self._last is None or self._pose_last_keyframe is None:
             return
-        measured = source.metres_per_unit(keyframe.depths)
-        if measured is None or not np.isfinite(measured) or measured <= 0:
-            return
-        factor = correction(measured, first=not self._metric)
-        for each in (*self._recent, keyframe):
-            each.depths.rescale(factor)
-        source.rescaled(factor)
-        self._speeds = deque((speed * factor for speed in self._speeds), maxlen=_RECENT_SPEEDS)
+        keyframes = (*self._recent, self._keyframe)
+        self._stretch(keyframes, factor)
+        for keyframe in keyframes:
+            keyframe.pose_world_keyframe = self._moved_out(keyframe.pose_world_keyframe, factor)
+        self._last = replace(self._last, pose=self._moved_out(self._last.pose, factor))
+        self._pose_last_keyframe = self._pose_last_keyframe.copy()
+        self._pose_last_keyframe[:3, 3] *= factor
         self._metric = True
+
+    def _metres_per_unit(self, keyframe: Keyframe) -> float | None:
+        """The scale source's measurement, where there is a source and a sensible measurement."""
+        measured = None if self._scale_source is None else self._scale_source.metres_per_unit(keyframe.depths)
+        return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
+
+    def _stretch(self, keyframes: Sequence[Keyframe], factor: float) -> None:
+        assert self._scale_source is not None
+        for keyframe in keyframes:
+            keyframe.depths.rescale(factor)
+        self._scale_source.rescaled(factor)
+        self._speeds = deque((speed * factor for speed in self._speeds), maxlen=_RECENT_SPEEDS)
+
+    def _moved_out(self, pose: Array, factor: float) -> Array:
+        """A pose whose distance from the start is `factor` times as long."""
+        start = self._start_pose[:3, 3]
+        return make_pose(pose[:3, :3], start + factor * (pose[:3, 3] - start))
 
     # -- frames without a pose -----------------------------------------------------------------------------------
 
@@ -424,7 +459,7 @@ class VisualOdometry:
             stamp_ns=frame.stamp_ns,
             state=state,
             pose_world_camera=pose,
-            pose_covariance=covariance,
+            pose_covariance=covariance if pose is not None else None,
             metric=self._metric,
             matches=matches,
             inliers=np.zeros(len(matches), bool) if inliers is None else inliers,
@@ -451,4 +486,12 @@ class VisualOdometry:
         angular = rotation @ vector_from_rotation(pose[:3, :3] @ self._last.pose[:3, :3].T)
         # Both ends of the step are measured against the same keyframe, each with its own error.
         covariance = (step_covariance + self._last.step_covariance) / seconds**2
+        assert self._keyframe is not None
+        turn = np.kron(np.eye(2), rotation @ self._keyframe.pose_world_keyframe[:3, :3])  # keyframe to camera axes
+        covariance = turn @ covariance @ turn.T
         return np.concatenate([linear, angular]) / seconds, covariance
+
+
+def without_pose(estimate: Estimate) -> Estimate:
+    """The same without pose and twist."""
+    return replace(estimate, pose_world_camera=None, pose_covariance=None, twist_camera=None, twist_covariance=None)

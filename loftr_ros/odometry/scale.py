@@ -144,6 +144,6 @@ def scale_source(config: ScaleConfig) -> ScaleSource | None:
     return None
 
 
-def correction(measured: float, first: bool) -> float:
-    """By how much to stretch the map: all the way the first time, a part of it later, against noise."""
-    return measured if first else float(measured**_GAIN)
+def gradual(measured: float) -> float:
+    """By how much to stretch a map that is metric already: part of the way, against noise."""
+    return float(measured**_GAIN)

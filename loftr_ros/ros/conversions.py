@@ -165,6 +165,7 @@ def status_message(
     """What the odometry knows about the last frame."""
     values = {
         "state": estimate.state.value,
+        "pose": str(estimate.pose_world_camera is not None).lower(),
         "stamp": f"{estimate.stamp_ns // 10**9}.{estimate.stamp_ns % 10**9:09d}",
         "scale": config.scale.source,
         "metric": str(estimate.metric).lower(),

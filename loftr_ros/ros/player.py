@@ -55,6 +55,7 @@ class Player(Node):
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
         self._depth = self.create_publisher(ImageMessage, "depth", 10)
         self.states: dict[int, MotionState] = {}
+        self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
         self.poses: dict[int, Array] = {}
         self.pictures: dict[int, np.ndarray[Any, Any]] = {}
@@ -94,13 +95,15 @@ class Player(Node):
     def wait_for_poses(self, seconds: float) -> None:
         """Odometry travels beside the statuses: give the last of it time to arrive."""
         with self.changed:
-            wanted = {s for s, state in self.states.items() if state not in (MotionState.LOST, MotionState.FEW_MATCHES)}
-            self.changed.wait_for(lambda: wanted <= self.poses.keys(), seconds)
+            self.changed.wait_for(lambda: self.posed <= self.poses.keys(), seconds)
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         values = {item.key: item.value for item in message.values}
         with self.changed:
-            self.states[int(values["stamp"].replace(".", ""))] = MotionState(values["state"])
+            stamp = int(values["stamp"].replace(".", ""))
+            self.states[stamp] = MotionState(values["state"])
+            if values["pose"] == "true":
+                self.posed.add(stamp)
             self.milliseconds.append(float(values["processing_ms"]))
             self.changed.notify_all()
 

@@ -26,7 +26,8 @@ def declare(node: Node) -> Config:
             parameter = node.declare_parameter(key, declared, _descriptor(item))
         except Exception as error:  # rclpy has several kinds for a wrong type or a value out of range
             raise ConfigError(f"The parameter {key} is refused: {_first_line(error)}.") from None
-        values[key] = _plain(parameter.value)
+        # An empty list in a parameter file arrives as no value at all.
+        values[key] = default if parameter.value is None else _plain(parameter.value)
     return config_from_dict(values)
 
 
@@ -61,7 +62,7 @@ def _integer_range(limits: Limits) -> list[IntegerRange]:
 
 def _plain(value: Any) -> Any:
     """Parameter arrays as tuples of Python numbers."""
-    return tuple(value) if not isinstance(value, (str, bool, int, float)) and value is not None else value
+    return value if isinstance(value, (str, bool, int, float)) else tuple(value)
 
 
 def on_change(current: Callable[[], Config], apply: Callable[[Config], None]) -> Callable[..., SetParametersResult]:

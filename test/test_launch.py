@@ -1,0 +1,108 @@
+"""`ros2 launch loftr_ros vo.launch.py`, and extrinsics from TF: where launch_ros and tf2_ros are installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("launch_ros", reason="launch_ros is not installed: it comes with a ROS 2 installation")
+pytest.importorskip("tf2_ros", reason="tf2_ros is not installed: it comes with a ROS 2 installation")
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory  # noqa: E402
+from geometry_msgs.msg import TransformStamped  # noqa: E402
+from node_support import CAMERA_FRAME, connected_client, pose_of, running_node  # noqa: E402
+from tf2_ros import Buffer, StaticTransformBroadcaster, TransformListener  # noqa: E402
+
+from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
+from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat  # noqa: E402
+from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
+from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
+
+CAMERA = room_camera(320, 240)
+EXTRINSICS = [0.25, 0.05, 0.4, -0.5, 0.5, -0.5, 0.5]
+
+
+@pytest.fixture(scope="module")
+def installed() -> None:
+    try:
+        get_package_share_directory("loftr_ros")
+    except PackageNotFoundError:
+        pytest.skip("loftr_ros is not built with colcon and sourced")
+    if shutil.which("ros2") is None:
+        pytest.skip("the ros2 command is not installed")
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["ros2", "launch", "loftr_ros", "vo.launch.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+def test_arguments_are_declared_and_described(installed):
+    shown = launch("--show-args").stdout
+    for name in ("image", "camera_info", "config", "weights", "device", "publish_tf", "use_sim_time", "rviz", "bag"):
+        assert f"'{name}':" in shown
+    assert shown.count("(default: ") == shown.count("':\n")
+
+
+def test_a_recording_is_played_and_measured(installed, tmp_path):
+    write_sequence(tmp_path / "room", make_room(CAMERA), round_trip(12, share=0.1), 10.0)
+    done = launch(f"bag:={tmp_path / 'room'}", "matcher:=sift", f"output:={tmp_path / 'out'}", "namespace:=robot")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No extrinsics are given" in done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["frames"] == 12
+    assert metrics["poses"] >= 9
+    assert metrics["ate_sim3_rmse_m"] < 0.05
+
+
+def test_a_node_that_cannot_start_ends_the_launch(installed):
+    done = launch("matcher:=surf", "extrinsics:=[0,0,0,0,0,0,1]")
+    assert "matcher must be one of" in done.stdout + done.stderr
+
+
+def test_extrinsics_come_from_tf_and_tf_agrees_with_odom():
+    frames = list(make_room(CAMERA).frames(round_trip(4, share=0.03), with_depth=True))
+    # extrinsics=[] is the default: TF is asked
+    with (
+        running_node("tf", matcher="sift", scale="depth", reliable=True, extrinsics="[]"),
+        connected_client("tf") as client,
+    ):
+        client.send_info(CAMERA)
+        client.send(frames[0])
+        assert not client.wait(lambda: bool(client.odometry), 2.0)  # no transform yet: no output
+        broadcaster = StaticTransformBroadcaster(client.node)
+        broadcaster.sendTransform(base_to_camera())
+        buffer = Buffer()
+        listener = TransformListener(buffer, client.node)
+        client.play(frames, CAMERA)
+        assert client.wait(lambda: len(client.odometry) == len(frames))
+        last = client.odometry[-1]
+        end = time.monotonic() + 10.0
+        while not buffer.can_transform("odom", "base_link", last.header.stamp) and time.monotonic() < end:
+            time.sleep(0.05)
+        found = buffer.lookup_transform("odom", "base_link", last.header.stamp).transform
+        listener.unregister()
+    p = last.pose.pose.position
+    np.testing.assert_allclose(
+        [found.translation.x, found.translation.y, found.translation.z], [p.x, p.y, p.z], atol=1e-12
+    )
+    truth = round_trip(4, share=0.03)
+    pose_base_camera = pose_from_xyz_quat(np.array(EXTRINSICS))
+    expected = pose_base_camera @ inverse(truth[0]) @ truth[-1] @ inverse(pose_base_camera)
+    assert stamp_to_ns(last.header.stamp) == frames[-1].stamp_ns
+    np.testing.assert_allclose(pose_of(last)[:3, 3], expected[:3, 3], atol=0.01)
+
+
+def base_to_camera() -> TransformStamped:
+    message = TransformStamped(child_frame_id=CAMERA_FRAME)
+    message.header.frame_id = "base_link"
+    x, y, z, qx, qy, qz, qw = EXTRINSICS
+    message.transform.translation.x, message.transform.translation.y, message.transform.translation.z = x, y, z
+    rotation = message.transform.rotation
+    rotation.x, rotation.y, rotation.z, rotation.w = qx, qy, qz, qw
+    return message

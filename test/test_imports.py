@@ -20,6 +20,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "config": {"errors"},
+    "documentation": {"config"},
     "imaging": {"types", "errors"},
     "pictures": {"types", "errors"},
     "cli": {"errors"},

@@ -212,22 +212,27 @@ def main(arguments: Sequence[str]) -> int:
     executor.add_node(player)
     spinning = threading.Thread(target=_spin, args=(executor,))
     spinning.start()
+    code = 0
     try:
         play(player, recording, options.rate)
+    except Exception:
+        if rclpy.ok():
+            raise
+        code = 130  # a signal has ended ROS in the middle of a call
     finally:
-        if options.output is not None:  # what came back before a failure is not lost
+        if options.output is not None and player.states:  # what came back before a failure is not lost
             _keep(player, options, groundtruth, pose_base_camera)
         executor.shutdown()
         spinning.join()
         player.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code
 
 
 def _keep(player: Player, options: argparse.Namespace, groundtruth: Path | None, pose_base_camera: Array) -> None:
     run = gathered(player, pose_base_camera)
     about = {"input": str(options.input), "version": loftr_ros.__version__, "through": "node"}
-    metrics = save(run, options.output, groundtruth if run.estimates else None, about)
+    metrics = save(run, options.output, groundtruth, about)
     save_pictures(options.output, player.pictures)
     print_metrics(metrics, options.output)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from loftr_ros.geometry.se3 import (
     make_pose,
     normalized,
     rotation_angle_deg,
-    vector_from_rotation,
 )
 from loftr_ros.matching.base import Matcher
 from loftr_ros.odometry.keyframe import (
@@ -30,28 +29,18 @@ from loftr_ros.odometry.keyframe import (
     triangulate_keyframe,
 )
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
-from loftr_ros.odometry.scale import gradual, scale_source
 from loftr_ros.odometry.start import rotation_and_parallax, start_map
+from loftr_ros.odometry.trace import Step, Trace
 from loftr_ros.odometry.tracking import Track, track
+from loftr_ros.odometry.unit import MapUnit, stretch_depths, stretched_pose
 from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
 
 # Thresholds in pixels are meant for this focal length, so that they are angles.
 _FOCAL = 500.0
 _RECENT_KEYFRAMES = 5
-_RECENT_SPEEDS = 10
-# Covariance of the first pose, and deviation of the one after the camera was lost.
+# Covariances of (position, rotation vector): of the first pose, and of the one after the camera was lost.
 _EXACT = np.diag([1e-6**2] * 6)
-_LOST_SIGMA = 1e3
-
-
-@dataclass(frozen=True)
-class _Pose:
-    """A pose that was published: stamp, pose_world_camera, its covariance, and that of the step in the keyframe."""
-
-    stamp_ns: int
-    pose: Array
-    covariance: Array
-    step_covariance: Array
+_UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
 
 
 class VisualOdometry:
@@ -86,14 +75,11 @@ class VisualOdometry:
         self._keyframe: Keyframe | None = None
         self._recent: deque[Keyframe] = deque(maxlen=_RECENT_KEYFRAMES)
         self._reference = Reference()
-        self._last: _Pose | None = None
+        self._trace = Trace()
         self._pose_last_keyframe: Array | None = None
-        self._speeds: deque[float] = deque(maxlen=_RECENT_SPEEDS)
         self._misses = 0
         self._has_map = False
-        self._scale_source = scale_source(self.scale)
-        self._metric = False
-        self._distance: float | None = None
+        self._unit = MapUnit(self.scale)
 
     @property
     def keyframe(self) -> Keyframe | None:
@@ -102,8 +88,7 @@ class VisualOdometry:
 
     def process(self, frame: Frame) -> Estimate:
         """One frame's estimate. Frames must come in the order of their stamps."""
-        if frame.distance is not None:
-            self._distance = (self._distance or 0.0) + frame.distance
+        self._unit.add_distance(frame.distance)
         # 1. Features, once per frame
         features = self.matcher.extract(frame.image)
         # 2. The first frame is the first keyframe
@@ -130,10 +115,9 @@ class VisualOdometry:
         self._reference = Reference()
         if self.scale.source == "depth":
             itself = self.matcher.match_features(features, features)  # all its keypoints
-            self._has_map = self._metric = self._from_depth_image(self._keyframe, itself)
+            self._has_map = self._unit.metric = self._from_depth_image(self._keyframe, itself)
         state = MotionState.OK if self._has_map else MotionState.INITIALIZING
         reason = "" if self._has_map else "The first keyframe has no depths yet: the camera must move."
-        self._publish(frame.stamp_ns, self._start_pose, self._start_covariance, _EXACT, self._has_map)
         self._pose_last_keyframe = np.eye(4)
         return self._estimate(frame, state, self._start_pose, reason=reason, is_keyframe=True)
 
@@ -223,16 +207,9 @@ class VisualOdometry:
         return found
 
     def _refuse_jump(self, keyframe: Keyframe, frame: Frame, found: Track) -> None:
-        """Raises GeometryError for a step far beyond the recent speed and beyond a part of the scene's depth."""
-        if self._last is None or len(self._speeds) < 3:
-            return
         pose = keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe)
-        seconds = max(frame.stamp_ns - self._last.stamp_ns, 1) * 1e-9
-        step = float(np.linalg.norm(pose[:3, 3] - self._last.pose[:3, 3]))
-        near = 1.0 / max(float(np.quantile(np.maximum(found.inverse_depth[found.inliers], 1e-9), 0.75)), 1e-9)
-        allowed = self.config.max_speed_ratio * float(np.median(self._speeds)) * seconds
-        if step > max(allowed, 0.3 * near):
-            raise GeometryError(f"A step of {step:.3g} in {seconds:.3g} s would be a jump.")
+        near = 1.0 / max(float(np.quantile(found.inverse_depth[found.inliers], 0.75)), 1e-9)
+        self._trace.refuse_jump(frame.stamp_ns, pose, near, self.config.max_speed_ratio)
 
     def _accept(
         self, frame: Frame, features: Any, matches: Matches, points: NormalizedMatches, found: Track
@@ -246,10 +223,11 @@ class VisualOdometry:
         motion = judge_motion(self._reference, matches[found.inliers], self.camera, self.config.static_px)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
-        self._measure_scale(pose, motion)
-        hidden = self._scale_source is not None and not self._metric
+        if motion is Motion.MOVING:
+            self._unit.add_step(self._trace.length_to(pose))
+        hidden = self._unit.awaited
         state = MotionState.INITIALIZING if hidden else self._state(motion)
-        next_keyframe = motion is not Motion.STILL and self._needs_keyframe(matches, found)
+        wants_keyframe = motion is not Motion.STILL and self._needs_keyframe(matches, found)
         estimate = self._estimate(
             frame,
             state,
@@ -260,15 +238,14 @@ class VisualOdometry:
             reason=self._reason(state),
             covariance=covariance,
             step_covariance=found.covariance,
-            is_keyframe=next_keyframe,
             moving=motion is Motion.MOVING,
         )
         if motion is not Motion.STILL:
             self._pose_last_keyframe = found.pose_frame_keyframe
         if motion is Motion.MOVING:
             self._reference = Reference.of(matches, found.inliers)
-        if next_keyframe:
-            self._replace_keyframe(frame, features, pose, covariance, found)
+        if wants_keyframe and self._replace_keyframe(frame, features, pose, covariance, found):
+            estimate = replace(estimate, is_keyframe=True)
         if hidden:
             self._fix_unit()
             return without_pose(estimate)
@@ -277,11 +254,10 @@ class VisualOdometry:
     def _world_pose(self, keyframe: Keyframe, found: Track, motion: Motion) -> Array:
         """A camera that stands still keeps its pose; one that only turns keeps its position."""
         pose = normalized(keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe))
-        if self._last is None or motion is Motion.MOVING:
+        last = self._trace.last
+        if last is None or motion is Motion.MOVING:
             return pose
-        if motion is Motion.STILL:
-            return self._last.pose
-        return make_pose(pose[:3, :3], self._last.pose[:3, 3])
+        return last.pose if motion is Motion.STILL else make_pose(pose[:3, :3], last.pose[:3, 3])
 
     def _world_covariance(self, keyframe: Keyframe, found: Track) -> Array:
         position = inverse(found.pose_frame_keyframe)[:3, 3]
@@ -315,8 +291,11 @@ class VisualOdometry:
             or rotation_angle_deg(found.pose_frame_keyframe[:3, :3]) > self.config.keyframe_rotation_deg
         )
 
-    def _replace_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array, found: Track) -> None:
-        """Match the new keyframe's own keypoints back to the old one: their depths carry the scale over."""
+    def _replace_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array, found: Track) -> bool:
+        """Match the new keyframe's own keypoints back to the old one: their depths carry the scale over.
+
+        False when the new one has too few depths: the old one stays.
+        """
         old = self._keyframe
         assert old is not None
         new = Keyframe(frame, features, pose, covariance)
@@ -326,67 +305,45 @@ class VisualOdometry:
         hand_over_depths(old, new, found.pose_frame_keyframe, matches, points)
         self._from_depth_image(new, matches)
         if len(new.depths.precise) < self.config.min_matches:
-            return  # the old keyframe still knows more
+            return False
         self._recent.append(old)
-        self._correct_scale(new)
+        self._correct_unit(new)
         self._keyframe = new
         self._reference = Reference()
         self._pose_last_keyframe = np.eye(4)
-        if self._last is not None:  # the last pose is the keyframe's now: against it, it has no error
-            self._last = replace(self._last, step_covariance=_EXACT)
+        self._trace.became_keyframe(_EXACT)
+        return True
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
-    def _measure_scale(self, pose: Array, motion: Motion) -> None:
-        """Tell the scale source of the step."""
-        source, keyframe = self._scale_source, self._keyframe
-        if source is None or keyframe is None or self._last is None:
-            return
-        if motion is Motion.MOVING:
-            # Frames that held the position or had none belong to the step.
-            source.add_step(self._distance, float(np.linalg.norm(pose[:3, 3] - self._last.pose[:3, 3])))
-            self._distance = None
-
-    def _correct_scale(self, keyframe: Keyframe) -> None:
+    def _correct_unit(self, keyframe: Keyframe) -> None:
         """Stretch a new keyframe's depths, and those of the recent ones that may be tracked again, towards metres.
 
         Their poses stay, so the odometry does not jump.
         """
-        measured = self._metres_per_unit(keyframe) if self._metric else None
-        if measured is not None:
-            self._stretch((*self._recent, keyframe), gradual(measured))
+        factor = self._unit.correct(keyframe.depths)
+        if factor is not None:
+            self._stretch((*self._recent, keyframe), factor)
 
     def _fix_unit(self) -> None:
         """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
-        assert self._keyframe is not None
-        factor = self._metres_per_unit(self._keyframe)
-        if factor is None or self._last is None or self._pose_last_keyframe is None:
+        keyframe, last, relative = self._keyframe, self._trace.last, self._pose_last_keyframe
+        assert keyframe is not None and last is not None and relative is not None
+        factor = self._unit.first_factor(keyframe.depths)
+        if factor is None:
             return
-        keyframes = (*self._recent, self._keyframe)
+        keyframes = (*self._recent, keyframe)
         self._stretch(keyframes, factor)
-        for keyframe in keyframes:
-            keyframe.pose_world_keyframe = self._moved_out(keyframe.pose_world_keyframe, factor)
-        self._last = replace(self._last, pose=self._moved_out(self._last.pose, factor))
-        self._pose_last_keyframe = self._pose_last_keyframe.copy()
-        self._pose_last_keyframe[:3, 3] *= factor
-        self._metric = True
-
-    def _metres_per_unit(self, keyframe: Keyframe) -> float | None:
-        """The scale source's measurement, where there is a source and a sensible measurement."""
-        measured = None if self._scale_source is None else self._scale_source.metres_per_unit(keyframe.depths)
-        return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
+        for each in keyframes:
+            each.pose_world_keyframe = stretched_pose(each.pose_world_keyframe, self._start_pose, factor)
+        self._trace.last = replace(last, pose=stretched_pose(last.pose, self._start_pose, factor))
+        self._pose_last_keyframe = make_pose(relative[:3, :3], factor * relative[:3, 3])
+        self._unit.metric = True
 
     def _stretch(self, keyframes: Sequence[Keyframe], factor: float) -> None:
-        assert self._scale_source is not None
-        for keyframe in keyframes:
-            keyframe.depths.rescale(factor)
-        self._scale_source.rescaled(factor)
-        self._speeds = deque((speed * factor for speed in self._speeds), maxlen=_RECENT_SPEEDS)
-
-    def _moved_out(self, pose: Array, factor: float) -> Array:
-        """A pose whose distance from the start is `factor` times as long."""
-        start = self._start_pose[:3, 3]
-        return make_pose(pose[:3, :3], start + factor * (pose[:3, 3] - start))
+        stretch_depths(keyframes, factor)
+        self._unit.stretched(factor)
+        self._trace.rescale_speeds(factor)
 
     # -- frames without a pose -----------------------------------------------------------------------------------
 
@@ -405,9 +362,9 @@ class VisualOdometry:
 
     def _start_again(self, frame: Frame, features: Any) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
-        last = self._last
-        self.reset(np.eye(4) if last is None else last.pose)
-        self._start_covariance = np.diag([_LOST_SIGMA**2] * 6)
+        last = self._trace.last
+        self.reset(None if last is None else last.pose)
+        self._start_covariance = _UNKNOWN
         estimate = self._begin(frame, features)
         return replace(
             estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."
@@ -429,12 +386,6 @@ class VisualOdometry:
         return self._accept(frame, features, matches, points, found)
 
     # -- output --------------------------------------------------------------------------------------------------
-
-    def _publish(self, stamp_ns: int, pose: Array, covariance: Array, step_covariance: Array, moving: bool) -> None:
-        if moving and self._last is not None and stamp_ns > self._last.stamp_ns:
-            seconds = (stamp_ns - self._last.stamp_ns) * 1e-9
-            self._speeds.append(float(np.linalg.norm(pose[:3, 3] - self._last.pose[:3, 3])) / seconds)
-        self._last = _Pose(stamp_ns, pose, covariance, step_covariance)
 
     def _estimate(
         self,
@@ -460,7 +411,7 @@ class VisualOdometry:
             state=state,
             pose_world_camera=pose,
             pose_covariance=covariance if pose is not None else None,
-            metric=self._metric,
+            metric=self._unit.metric,
             matches=matches,
             inliers=np.zeros(len(matches), bool) if inliers is None else inliers,
             parallax_deg=parallax_deg,
@@ -470,26 +421,10 @@ class VisualOdometry:
         )
         if pose is None:
             return estimate
-        step = _EXACT if step_covariance is None else step_covariance
-        twist, twist_covariance = self._twist(frame.stamp_ns, pose, step)
-        assert estimate.pose_covariance is not None
-        self._publish(frame.stamp_ns, pose, estimate.pose_covariance, step, moving)
+        step = Step(frame.stamp_ns, pose, _EXACT if step_covariance is None else step_covariance)
+        twist, twist_covariance = self._trace.twist_to(step, self._keyframe.pose_world_keyframe[:3, :3])
+        self._trace.add(step, moving)
         return replace(estimate, twist_camera=twist, twist_covariance=twist_covariance)
-
-    def _twist(self, stamp_ns: int, pose: Array, step_covariance: Array) -> tuple[Array | None, Array | None]:
-        """Mean velocity since the last pose, in the axes of the present camera, and its covariance."""
-        if self._last is None or stamp_ns <= self._last.stamp_ns:
-            return None, None
-        seconds = (stamp_ns - self._last.stamp_ns) * 1e-9
-        rotation = pose[:3, :3].T
-        linear = rotation @ (pose[:3, 3] - self._last.pose[:3, 3])
-        angular = rotation @ vector_from_rotation(pose[:3, :3] @ self._last.pose[:3, :3].T)
-        # Both ends of the step are measured against the same keyframe, each with its own error.
-        covariance = (step_covariance + self._last.step_covariance) / seconds**2
-        assert self._keyframe is not None
-        turn = np.kron(np.eye(2), rotation @ self._keyframe.pose_world_keyframe[:3, :3])  # keyframe to camera axes
-        covariance = turn @ covariance @ turn.T
-        return np.concatenate([linear, angular]) / seconds, covariance
 
 
 def without_pose(estimate: Estimate) -> Estimate:

@@ -1,0 +1,72 @@
+"""The unit of the map: what is known of it, and how a map is brought to metres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from loftr_ros.config import ScaleConfig
+from loftr_ros.geometry.se3 import make_pose
+from loftr_ros.odometry.depth import DepthMap
+from loftr_ros.odometry.keyframe import Keyframe
+from loftr_ros.odometry.scale import gradual, scale_source
+from loftr_ros.types import Array
+
+
+class MapUnit:
+    """Whether lengths are metres, and the source that makes them so.
+
+    Attributes:
+        metric: True once they are.
+    """
+
+    def __init__(self, config: ScaleConfig) -> None:
+        self.metric = False
+        self._source = scale_source(config)
+        self._distance_m: float | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """A source will make the map metric, but has not yet: until then no pose can be given."""
+        return self._source is not None and not self.metric
+
+    def add_distance(self, distance_m: float | None) -> None:
+        """The way since the last frame as wheels tell it. Frames without a motion of their own add to the next one."""
+        if distance_m is not None:
+            self._distance_m = (self._distance_m or 0.0) + distance_m
+
+    def add_step(self, map_length: float) -> None:
+        """The way since the last motion as the camera tells it, in units of the map."""
+        if self._source is not None:
+            self._source.add_step(self._distance_m, map_length)
+            self._distance_m = None
+
+    def first_factor(self, depths: DepthMap) -> float | None:
+        """Metres per unit of a map that is not metric yet; None while they are unknown."""
+        return self._measured(depths) if self.awaited else None
+
+    def correct(self, depths: DepthMap) -> float | None:
+        """By how much to stretch a metric map against its drift; None: not at all."""
+        measured = self._measured(depths) if self.metric else None
+        return None if measured is None else gradual(measured)
+
+    def stretched(self, factor: float) -> None:
+        """The map's lengths have become `factor` times longer."""
+        if self._source is not None:
+            self._source.rescaled(factor)
+
+    def _measured(self, depths: DepthMap) -> float | None:
+        measured = None if self._source is None else self._source.metres_per_unit(depths)
+        return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
+
+
+def stretch_depths(keyframes: Iterable[Keyframe], factor: float) -> None:
+    """Make all depths `factor` times longer. The keyframes' poses stay."""
+    for keyframe in keyframes:
+        keyframe.depths.rescale(factor)
+
+
+def stretched_pose(pose: Array, start: Array, factor: float) -> Array:
+    """A pose whose distance from the pose `start` is `factor` times as long."""
+    return make_pose(pose[:3, :3], start[:3, 3] + factor * (pose[:3, 3] - start[:3, 3]))

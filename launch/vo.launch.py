@@ -10,6 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
+from loftr_ros.config import load_settings
 
 SHARE = Path(get_package_share_directory("loftr_ros"))
 
@@ -23,9 +24,12 @@ ARGUMENTS = {
     "matcher": ("", "tiny, outdoor, indoor, sift or orb; empty: as in the config file."),
     "weights": ("", "File of LoFTR weights; empty: as in the config file."),
     "device": ("", "auto, cpu or cuda; empty: as in the config file."),
-    "extrinsics": ("", "Pose of the camera in base_link, [x, y, z, qx, qy, qz, qw]; empty: from TF."),
-    "publish_tf": ("true", "Publish the transform odom -> base_link."),
-    "use_sim_time": ("false", "Take the time from /clock."),
+    "scale": ("", "none, depth, odometry or camera_height; empty: as in the config file."),
+    "camera_height": ("", "Metres of the camera above the ground; empty: as in the config file."),
+    "extrinsics": ("", "Pose of the camera in base_link, [x, y, z, qx, qy, qz, qw]; empty: config file, else TF."),
+    "camera_info_file": ("", "Calibration file instead of the camera_info topic."),
+    "publish_tf": ("", "true or false: publish odom -> base_link; empty: as in the config file."),
+    "use_sim_time": ("", "true or false: take the time from /clock; empty: as in the config file."),
     "rviz": ("false", "Open RViz with the package's layout."),
     "namespace": ("", "Namespace of the node and its topics."),
     "log_level": ("info", "debug, info, warn or error."),
@@ -33,7 +37,6 @@ ARGUMENTS = {
     "rate": ("0.0", "With bag: frames a second; 0: as fast as the odometry takes them."),
     "output": ("", "With bag: folder for trajectory, metrics and match pictures; empty: none."),
     "groundtruth": ("", "With bag and output: TUM trajectory to compare with."),
-    "camera_info_file": ("", "With bag: calibration file, where the recording has none."),
 }
 
 OPTIONS = {"output": "--output", "groundtruth": "--groundtruth", "camera_info_file": "--camera-info"}
@@ -48,10 +51,13 @@ def value_of(context, name):
 
 def parameters(context):
     """The config file, with those arguments over it that were given."""
-    given = {name: value_of(context, name) for name in ("matcher", "weights", "device")}
-    over = {name: value for name, value in given.items() if value}
-    over["publish_tf"] = value_of(context, "publish_tf").lower() == "true"
-    over["use_sim_time"] = value_of(context, "use_sim_time").lower() == "true"
+    texts = ("matcher", "weights", "device", "scale", "camera_info_file")
+    over = {name: value_of(context, name) for name in texts if value_of(context, name)}
+    for name in ("publish_tf", "use_sim_time"):
+        if value_of(context, name):
+            over[name] = value_of(context, name).lower() == "true"
+    if value_of(context, "camera_height"):
+        over["camera_height"] = float(value_of(context, "camera_height"))
     if extrinsics(context):
         over["extrinsics"] = extrinsics(context)
     if value_of(context, "bag"):
@@ -60,11 +66,12 @@ def parameters(context):
 
 
 def extrinsics(context):
-    """The seven numbers of the argument; for a recording without them, the camera is where the base is."""
+    """The seven numbers of argument or config file; for a recording without them, the camera is where the base is."""
     text = value_of(context, "extrinsics").strip("[] ").replace(",", " ")
-    if not text and value_of(context, "bag"):
-        return list(CAMERA_AT_BASE)
-    return [float(number) for number in text.split()]
+    if text:
+        return [float(number) for number in text.split()]
+    in_file = [float(number) for number in load_settings(value_of(context, "config")).get("extrinsics", [])]
+    return in_file or (list(CAMERA_AT_BASE) if value_of(context, "bag") else [])
 
 
 def launch_nodes(context):
@@ -97,6 +104,8 @@ def playback(context, namespace, remappings):
     for option in ("output", "groundtruth", "camera_info_file"):
         if value_of(context, option):
             arguments += [OPTIONS[option], value_of(context, option)]
+    if (value_of(context, "scale") or load_settings(value_of(context, "config")).get("scale")) == "depth":
+        arguments.append("--depth")
     arguments += ["--extrinsics", *(str(number) for number in extrinsics(context))]
     player = Node(
         package="loftr_ros",
@@ -107,8 +116,8 @@ def playback(context, namespace, remappings):
         arguments=arguments,
     )
     said = []
-    if not value_of(context, "extrinsics"):
-        said = [LogInfo(msg="No extrinsics are given: base_link is put at the camera, x forward, z up.")]
+    if extrinsics(context) == list(CAMERA_AT_BASE):
+        said = [LogInfo(msg="No extrinsics other than the default are given: base_link is at the camera, x forward.")]
     return [*said, player, shutdown_after(player, "the recording has been played")]
 
 

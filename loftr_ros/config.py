@@ -242,7 +242,7 @@ def config_from_dict(values: dict[str, Any]) -> Config:
     groups: dict[str, dict[str, Any]] = {name: {} for name in GROUP_NAMES.values()}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(_unknown(str(key), list(known)))
+            raise ConfigError(unknown(str(key), list(known)))
         name, item = known[key]
         groups[name][item.name] = value
     return Config(**{name: group(**groups[name]) for group, name in GROUP_NAMES.items()})
@@ -287,6 +287,7 @@ def _ros_parameters(values: Any) -> Any:
     return values
 
 
-def _unknown(key: str, known: list[str]) -> str:
+def unknown(key: str, known: list[str]) -> str:
+    """A sentence about a key that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     return f"There is no setting '{key}'; did you mean '{near[0]}'?" if near else f"There is no setting '{key}'."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from loftr_ros import cli
+from loftr_ros.errors import WeightsError
 from loftr_ros.loftr.weights import DOWNLOADS, download, weights_folder
 
 
@@ -16,6 +17,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="download_weights", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {' '.join(DOWNLOADS)} (default: all)")
     options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in DOWNLOADS:
+            raise WeightsError(f"There is no download called '{name}'; there are {', '.join(DOWNLOADS)}.")
     for name in options.names or list(DOWNLOADS):
         with tqdm(desc=name, unit="B", unit_scale=True) as bar:
             path = download(name, progress=lambda done, total: _show(bar, done, total))

@@ -246,7 +246,7 @@ def test_unusable_ground_truth_exits_with_2_but_keeps_the_trajectory(sequence, t
 def test_an_output_that_cannot_be_written_exits_with_2(sequence, tmp_path, capsys):
     (tmp_path / "out").write_text("a file in the way")
     assert run(sequence, "--output", tmp_path / "out") == 2
-    assert "cannot be written" in error(capsys) and (tmp_path / "out").read_text() == "a file in the way"
+    assert "cannot be made" in error(capsys) and (tmp_path / "out").read_text() == "a file in the way"
 
 
 def test_a_picture_that_cannot_be_written_exits_with_2_after_the_numbers(sequence, tmp_path, capsys):

@@ -68,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--seed", type=int, default=0, help="another seed makes another room")
     options = parser.parse_args(arguments)
-    if options.frames < 2 or options.width < 64 or options.height < 64 or options.seed < 0:
-        raise InputError("A sequence needs at least 2 frames of 64x64 pixels and a seed of 0 or more.")
+    sides = (options.width, options.height)
+    if options.frames < 2 or min(sides) < 64 or max(sides) > 8192 or options.seed < 0:
+        raise InputError("A sequence needs at least 2 frames, sides of 64 to 8192 pixels and a seed of 0 or more.")
     room = make_room(room_camera(options.width, options.height), options.seed)
     write_sequence(options.folder, room, round_trip(options.frames), rate_hz=10.0, progress=True)
     print(f"{options.frames} frames in {options.folder}")

@@ -29,7 +29,7 @@ from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
 from loftr_ros.evaluation.plots import plot_trajectory
 from loftr_ros.evaluation.sequences import Options, Recording, check_size, open_recording
-from loftr_ros.evaluation.trajectory import Trajectory, write_atomically, write_kitti, write_tum
+from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_atomically, write_kitti, write_tum
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.types import Estimate
@@ -153,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     groundtruth = options.groundtruth or recording.groundtruth
     if groundtruth is not None and not groundtruth.is_file():
         raise InputError(f"The ground truth {groundtruth} does not exist.")
+    make_folder(options.output)
     odometry = VisualOdometry(matcher_from_config(config.matcher), recording.camera, config.odometry, config.scale)
     run = replay(recording, odometry, progress=not options.quiet)
     about = {

@@ -41,6 +41,14 @@ def write_kitti(path: Path, trajectory: Trajectory) -> None:
     write_atomically(path, [" ".join(f"{v:.9e}" for v in pose[:3].ravel()) for pose in trajectory.poses])
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, before the work that leads to them. Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from None
+
+
 def write_atomically(path: Path, lines: Sequence[str]) -> None:
     """Write a text file whole or not at all; see write_bytes_atomically."""
     write_bytes_atomically(path, "".join(line + "\n" for line in lines).encode())

@@ -24,7 +24,7 @@ MODELS: dict[str, tuple[int, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A calibrated camera.
 
@@ -40,6 +40,13 @@ class Camera:
     matrix: Array
     model: str = "plumb_bob"
     distortion: tuple[float, ...] = ()
+
+    def same_as(self, other: Camera) -> bool:
+        """Whether all numbers are equal."""
+        return (
+            (self.width, self.height, self.model, self.distortion)
+            == (other.width, other.height, other.model, other.distortion)
+        ) and np.array_equal(self.matrix, other.matrix)
 
     @property
     def focal(self) -> float:

@@ -23,7 +23,7 @@ _SLOPE_SIGMA = 0.03
 _AGREE = 3.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Keyframe:
     """A frame that others are matched with.
 

@@ -32,7 +32,7 @@ from loftr_ros.odometry.motion import Motion, Reference, judge_motion
 from loftr_ros.odometry.start import rotation_and_parallax, start_map
 from loftr_ros.odometry.trace import Step, Trace
 from loftr_ros.odometry.tracking import Track, track
-from loftr_ros.odometry.unit import MapUnit, stretch_depths, stretched_pose
+from loftr_ros.odometry.unit import MapUnit, stretch_depths, stretched_covariance, stretched_pose
 from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
 
 # Thresholds in pixels are meant for this focal length, so that they are angles.
@@ -68,10 +68,10 @@ class VisualOdometry:
         self._threshold = self.config.inlier_threshold_px / _FOCAL
         self.reset()
 
-    def reset(self, pose_world_camera: Array | None = None) -> None:
-        """Forget everything and start anew at a pose (the identity unless given)."""
+    def reset(self, pose_world_camera: Array | None = None, covariance: Array | None = None) -> None:
+        """Forget everything and start anew at a pose with its covariance (the identity, exactly, unless given)."""
         self._start_pose = np.eye(4) if pose_world_camera is None else pose_world_camera
-        self._start_covariance = _EXACT
+        self._start_covariance = _EXACT if covariance is None else covariance
         self._keyframe: Keyframe | None = None
         self._recent: deque[Keyframe] = deque(maxlen=_RECENT_KEYFRAMES)
         self._reference = Reference()
@@ -111,6 +111,7 @@ class VisualOdometry:
 
     def _begin(self, frame: Frame, features: Any) -> Estimate:
         """Make the frame the first keyframe, at the start pose."""
+        self._unit.forget_distance()
         self._keyframe = Keyframe(frame, features, self._start_pose, self._start_covariance)
         self._reference = Reference()
         if self.scale.source == "depth":
@@ -178,6 +179,7 @@ class VisualOdometry:
         )
         if pose is not None and rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg:
             self._start_pose, self._start_covariance = pose, covariance
+            self._unit.forget_distance()
             self._keyframe = Keyframe(frame, features, pose, covariance)
             self._reference = Reference()
         return estimate
@@ -187,6 +189,7 @@ class VisualOdometry:
         estimate = self._estimate(frame, MotionState.INITIALIZING, None, matches=matches, reason=reason)
         itself = self.matcher.match_features(features, features)
         if len(itself) >= self.config.min_matches:
+            self._unit.forget_distance()
             self._keyframe = Keyframe(frame, features, self._start_pose, self._start_covariance)
             self._reference = Reference()
         return estimate
@@ -336,7 +339,12 @@ class VisualOdometry:
         self._stretch(keyframes, factor)
         for each in keyframes:
             each.pose_world_keyframe = stretched_pose(each.pose_world_keyframe, self._start_pose, factor)
-        self._trace.last = replace(last, pose=stretched_pose(last.pose, self._start_pose, factor))
+            each.covariance = stretched_covariance(each.covariance, factor)
+        self._trace.last = replace(
+            last,
+            pose=stretched_pose(last.pose, self._start_pose, factor),
+            covariance=stretched_covariance(last.covariance, factor),
+        )
         self._pose_last_keyframe = make_pose(relative[:3, :3], factor * relative[:3, 3])
         self._unit.metric = True
 
@@ -363,8 +371,7 @@ class VisualOdometry:
     def _start_again(self, frame: Frame, features: Any) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
         last = self._trace.last
-        self.reset(None if last is None else last.pose)
-        self._start_covariance = _UNKNOWN
+        self.reset(None if last is None else last.pose, _UNKNOWN)
         estimate = self._begin(frame, features)
         return replace(
             estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."

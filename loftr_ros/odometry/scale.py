@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Protocol
 
@@ -47,16 +48,19 @@ class Odometer:
     def __init__(self) -> None:
         self._position: Array | None = None
         self._length: float | None = None
+        self._lock = threading.Lock()  # one thread adds, another one takes
 
     def add(self, position: Array) -> None:
         """A position [3] in metres, in the order of time."""
-        if self._position is not None:
-            self._length = (self._length or 0.0) + float(np.linalg.norm(position - self._position))
-        self._position = position
+        with self._lock:
+            if self._position is not None:
+                self._length = (self._length or 0.0) + float(np.linalg.norm(position - self._position))
+            self._position = position
 
     def take(self) -> float | None:
         """Metres since the last call; None when nothing came in between."""
-        length, self._length = self._length, None
+        with self._lock:
+            length, self._length = self._length, None
         return length
 
 

@@ -36,6 +36,10 @@ class MapUnit:
         if distance_m is not None:
             self._distance_m = (self._distance_m or 0.0) + distance_m
 
+    def forget_distance(self) -> None:
+        """The map starts here: the way before it does not count."""
+        self._distance_m = None
+
     def add_step(self, map_length: float) -> None:
         """The way since the last motion as the camera tells it, in units of the map."""
         if self._source is not None:
@@ -70,3 +74,9 @@ def stretch_depths(keyframes: Iterable[Keyframe], factor: float) -> None:
 def stretched_pose(pose: Array, start: Array, factor: float) -> Array:
     """A pose whose distance from the pose `start` is `factor` times as long."""
     return make_pose(pose[:3, :3], start[:3, 3] + factor * (pose[:3, 3] - start[:3, 3]))
+
+
+def stretched_covariance(covariance: Array, factor: float) -> Array:
+    """[6, 6] of (position, rotation vector) when lengths become `factor` times longer."""
+    scale = np.diag([factor] * 3 + [1.0] * 3)
+    return scale @ covariance @ scale

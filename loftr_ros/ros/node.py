@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 import time
@@ -23,8 +22,8 @@ from std_srvs.srv import Trigger
 
 from loftr_ros import cli
 from loftr_ros.config import Config
-from loftr_ros.errors import InputError
-from loftr_ros.geometry.camera import Camera, camera_from_info, load_camera
+from loftr_ros.errors import ConfigError, InputError
+from loftr_ros.geometry.camera import camera_from_info, load_camera
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.odometry.scale import Odometer
@@ -32,7 +31,7 @@ from loftr_ros.ros import conversions, parameters
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.mailbox import Mailbox, StampedBuffer
 from loftr_ros.ros.outputs import Outputs
-from loftr_ros.types import Array, Estimate, Frame, Image
+from loftr_ros.types import Estimate, Frame, Image
 
 _RELIABLE_QUEUE = 300
 _DEPTH_TOLERANCE_NS = 20_000_000
@@ -69,7 +68,7 @@ class VisualOdometryNode(Node):
             load_camera(self.config.input.camera_info_file) if self.config.input.camera_info_file else None
         )
         self._odometry: VisualOdometry | None = None
-        self._last_pose: Array | None = None
+        self._last: Estimate | None = None  # the last one that has a pose
         self._last_stamp_ns = -1
         self._status: DiagnosticStatus | None = None
         self._status_at = 0.0
@@ -113,7 +112,7 @@ class VisualOdometryNode(Node):
         except InputError as error:
             self.get_logger().error(f"camera_info is refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
             return
-        if self._calibration is not None and not _same(camera, self._calibration):
+        if self._calibration is not None and not camera.same_as(self._calibration):
             self.get_logger().warning(
                 "The calibration of the camera has changed: the map starts anew at the last pose."
             )
@@ -194,14 +193,17 @@ class VisualOdometryNode(Node):
         image = conversions.grey_image(message)
         odometry = self._odometry_for(image)
         self._last_stamp_ns = stamp_ns
-        keyframe_image = image if odometry.keyframe is None else odometry.keyframe.frame.image
+        before = odometry.keyframe
         estimate = odometry.process(Frame(stamp_ns, image, self._depth_at(stamp_ns), self._wheels.take()))
         if estimate.pose_world_camera is not None:
-            self._last_pose = estimate.pose_world_camera
+            self._last = estimate
             pose_base_camera = self._extrinsics.pose_base_camera(self._camera_frame(arrival))
             assert pose_base_camera is not None
             self._outputs.publish_pose(estimate, message.header, pose_base_camera)
-        self._outputs.publish_picture(keyframe_image, image, estimate, message.header)
+        for keyframe in (before, odometry.keyframe):
+            if keyframe is not None and keyframe.frame.stamp_ns == estimate.keyframe_stamp_ns:
+                self._outputs.publish_picture(keyframe.frame.image, image, estimate, message.header)
+                break
         self._report(estimate, arrival.seconds, started)
 
     def _in_order(self, stamp_ns: int) -> bool:
@@ -210,6 +212,9 @@ class VisualOdometryNode(Node):
             self._reset_wanted.clear()
             self._forget()
         if stamp_ns == self._last_stamp_ns:
+            self.get_logger().warning(
+                "Frames with a stamp that was there before are skipped.", throttle_duration_sec=_WARN_EVERY_S
+            )
             return False
         if stamp_ns < self._last_stamp_ns:
             self.get_logger().warning("The time of the images has jumped back: the odometry starts anew.")
@@ -220,9 +225,10 @@ class VisualOdometryNode(Node):
         """The odometry for the present calibration and image size. Raises InputError when they do not fit."""
         assert self._calibration is not None
         camera = self._calibration.resized(image.shape[1], image.shape[0])
-        if self._odometry is None or not _same(self._odometry.camera, camera):
+        if self._odometry is None or not camera.same_as(self._odometry.camera):
             self._odometry = VisualOdometry(self._matcher, camera, self.config.odometry, self.config.scale)
-            self._odometry.reset(self._last_pose)  # another camera, but the same robot: odom must not jump
+            if self._last is not None:  # another camera, but the same robot: odom must not jump
+                self._odometry.reset(self._last.pose_world_camera, self._last.pose_covariance)
         return self._odometry
 
     def _depth_at(self, stamp_ns: int) -> Any:
@@ -254,7 +260,7 @@ class VisualOdometryNode(Node):
 
     def _forget(self) -> None:
         """Start anew at the origin."""
-        self._odometry, self._last_pose = None, None
+        self._odometry, self._last = None, None
         self._last_stamp_ns = -1
         self._outputs.forget_path()
 
@@ -274,12 +280,11 @@ def image_quality(reliable: bool) -> QoSProfile:
     )
 
 
-def _same(a: Camera, b: Camera) -> bool:
-    return dataclasses.replace(a, matrix=b.matrix) == b and np.array_equal(a.matrix, b.matrix)
-
-
 def main(arguments: Sequence[str]) -> int:
-    rclpy.init(args=list(arguments))
+    try:
+        rclpy.init(args=list(arguments))
+    except Exception as error:  # RCLError and others, for arguments and parameter files that ROS cannot read
+        raise ConfigError(f"The arguments are refused: {_first_line(error)}.") from None
     node = None
     try:
         node = VisualOdometryNode()
@@ -291,6 +296,10 @@ def main(arguments: Sequence[str]) -> int:
             node.close()
         rclpy.try_shutdown()
     return 0
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def entry_point() -> int:

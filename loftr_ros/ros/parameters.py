@@ -10,14 +10,27 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from loftr_ros.config import Config, Limits, config_from_dict, config_to_dict, default_of, limits_of, settings
+from loftr_ros.config import (
+    Config,
+    Limits,
+    config_from_dict,
+    config_to_dict,
+    default_of,
+    limits_of,
+    settings,
+    unknown,
+)
 from loftr_ros.errors import ConfigError
 
 _LARGEST_INT = 2**31 - 1
+_ROS_OWN = ("use_sim_time", "qos_overrides", "start_type_description_service")
 
 
 def declare(node: Node) -> Config:
-    """Declare every setting on the node and return their values. Raises ConfigError for a bad one."""
+    """Declare every setting on the node and return their values. Raises ConfigError for a bad or unknown one."""
+    for name in node._parameter_overrides:  # no public way tells what was given
+        if name not in settings() and not name.startswith(_ROS_OWN):
+            raise ConfigError(unknown(name, list(settings())))
     values = {}
     for key, (_, item) in settings().items():
         default = default_of(item)

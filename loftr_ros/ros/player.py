@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import re
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from loftr_ros import cli
 from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation.replay import Run, print_metrics, save
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
+from loftr_ros.evaluation.trajectory import make_folder
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat
 from loftr_ros.ros.conversions import ns_to_stamp, stamp_to_ns
@@ -48,8 +50,9 @@ _VIDEO_HZ = 10.0
 class Player(Node):
     """Publishes frames; gathers the statuses, odometry and match pictures that come back."""
 
-    def __init__(self, camera: Camera, node_name: str) -> None:
+    def __init__(self, camera: Camera, node_name: str, film: Film | None = None) -> None:
         super().__init__("player")
+        self._film = film
         self._info = _camera_info(camera)
         self._image = self.create_publisher(ImageMessage, "image", 10)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
@@ -58,11 +61,11 @@ class Player(Node):
         self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
         self.poses: dict[int, Array] = {}
-        self.pictures: dict[int, np.ndarray[Any, Any]] = {}
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
         self.create_subscription(Odometry, "odom", self._on_odometry, 100)
-        self.create_subscription(ImageMessage, f"{node_name}/matches", self._on_picture, 10)
+        if film is not None:
+            self.create_subscription(ImageMessage, f"{node_name}/matches", self._on_picture, 10)
 
     def wait_for_node(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -116,8 +119,8 @@ class Player(Node):
             self.changed.notify_all()
 
     def _on_picture(self, message: ImageMessage) -> None:
-        pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
-        self.pictures[stamp_to_ns(message.header.stamp)] = pixels
+        assert self._film is not None
+        self._film.add(np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3))
 
 
 def _camera_info(camera: Camera) -> CameraInfo:
@@ -165,18 +168,37 @@ def _camera_pose(pose_odom_base: Array | None, pose_base_camera: Array) -> Array
     return None if pose_odom_base is None else inverse(pose_base_camera) @ pose_odom_base @ pose_base_camera
 
 
-def save_pictures(output: Path, pictures: dict[int, np.ndarray[Any, Any]]) -> None:
-    """matches.mp4 with all match pictures, matches.png with one from the middle."""
-    if not pictures:
-        return
-    ordered = [pictures[stamp] for stamp in sorted(pictures)]
-    height, width = ordered[0].shape[0] // 2 * 2, ordered[0].shape[1] // 2 * 2
-    video = cv2.VideoWriter(str(output / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), _VIDEO_HZ, (width, height))
-    for picture in ordered:
-        video.write(np.ascontiguousarray(picture[:height, :width]))
-    video.release()
-    if not cv2.imwrite(str(output / "matches.png"), ordered[len(ordered) // 2]):
-        raise InputError(f"{output / 'matches.png'} cannot be written.")
+class Film:
+    """Writes match pictures as they come: matches.mp4 with all, matches.png with the one in the middle.
+
+    Args:
+        folder: where they go.
+        middle: number of the picture to keep as matches.png; earlier ones stand in for it until it comes.
+    """
+
+    def __init__(self, folder: Path, middle: int) -> None:
+        self._folder, self._middle = folder, middle
+        self._video: cv2.VideoWriter | None = None
+        self._count = 0
+        self._still: np.ndarray[Any, Any] | None = None
+
+    def add(self, picture: np.ndarray[Any, Any]) -> None:
+        """A bgr picture [H, W, 3]; all of one size."""
+        height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the codec wants even sides
+        if self._video is None:
+            path, codec = str(self._folder / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v")
+            self._video = cv2.VideoWriter(path, codec, _VIDEO_HZ, (width, height))
+        self._video.write(np.ascontiguousarray(picture[:height, :width]))
+        self._count += 1
+        if self._count <= self._middle or self._still is None:
+            self._still = picture
+
+    def close(self) -> None:
+        """Finish the files. Raises InputError when the picture cannot be written."""
+        if self._video is not None:
+            self._video.release()
+        if self._still is not None and not cv2.imwrite(str(self._folder / "matches.png"), self._still):
+            raise InputError(f"{self._folder / 'matches.png'} cannot be written.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,8 +228,10 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(str(error)) from None
     recording = open_recording(options.input, Options(options.camera_info, 10.0, options.image_topic, options.depth))
     groundtruth = options.groundtruth or recording.groundtruth
+    _check(options, groundtruth)
     rclpy.init(args=list(arguments))
-    player = Player(recording.camera, options.node)
+    film = None if options.output is None else Film(options.output, len(recording) // 2)
+    player = Player(recording.camera, options.node, film)
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     spinning = threading.Thread(target=_spin, args=(executor,))
@@ -220,20 +244,32 @@ def main(arguments: Sequence[str]) -> int:
             raise
         code = 130  # a signal has ended ROS in the middle of a call
     finally:
-        if options.output is not None and player.states:  # what came back before a failure is not lost
-            _keep(player, options, groundtruth, pose_base_camera)
         executor.shutdown()
         spinning.join()
         player.destroy_node()
         rclpy.try_shutdown()
+        if film is not None and player.states:  # what came back before a failure is not lost
+            film.close()
+            _keep(player, options, groundtruth if code == 0 else None, pose_base_camera)
     return code
+
+
+def _check(options: argparse.Namespace, groundtruth: Path | None) -> None:
+    """Refuse what would fail only after the whole recording has been played. Raises InputError."""
+    if groundtruth is not None and not groundtruth.is_file():
+        raise InputError(f"The ground truth {groundtruth} does not exist.")
+    if not 0 <= options.rate < 10000:
+        raise InputError(f"--rate must be 0 or a number of frames a second, not {options.rate:g}.")
+    if not re.fullmatch(r"[A-Za-z_]\w*", options.node):
+        raise InputError(f"'{options.node}' cannot be the name of a node.")
+    if options.output is not None:
+        make_folder(options.output)
 
 
 def _keep(player: Player, options: argparse.Namespace, groundtruth: Path | None, pose_base_camera: Array) -> None:
     run = gathered(player, pose_base_camera)
     about = {"input": str(options.input), "version": loftr_ros.__version__, "through": "node"}
     metrics = save(run, options.output, groundtruth, about)
-    save_pictures(options.output, player.pictures)
     print_metrics(metrics, options.output)
 
 

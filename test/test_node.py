@@ -252,6 +252,7 @@ def test_parameters_are_described_and_bad_values_refused_at_run_time():
     ("parameters", "sentence"),
     [
         ({"matcher": "surf"}, "matcher must be one of tiny, outdoor, indoor, sift, orb, not 'surf'."),
+        ({"matchr": "orb"}, "There is no setting 'matchr'; did you mean 'matcher'?"),
         ({"matcher": "orb", "max_keypoints": 3}, "max_keypoints"),
         ({"matcher": "orb", "ratio": "high"}, "ratio"),
         ({"matcher": "orb", "scale": "camera_height", "extrinsics": AT_BASE}, "camera_height must be greater than 0"),

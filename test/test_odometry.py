@@ -435,6 +435,13 @@ def test_wheels_give_the_scale():
     assert estimated == pytest.approx(true, rel=0.05)
 
 
+def test_way_before_the_first_frame_does_not_count():
+    plain = run(SIDEWAYS, scale=ScaleConfig(source="odometry"), distances=wheels(SIDEWAYS))
+    driven = [5.0, *wheels(SIDEWAYS)[1:]]
+    estimates = run(SIDEWAYS, scale=ScaleConfig(source="odometry"), distances=driven)
+    np.testing.assert_array_equal(estimates[-1].pose_world_camera, plain[-1].pose_world_camera)
+
+
 def test_wheels_of_frames_without_a_pose_count():
     """Half of the frames are blind: the way of a step that spans several frames is theirs together."""
     world = World(SIDEWAYS.points, SIDEWAYS.poses, hidden=dict.fromkeys(range(8, 50, 2), 12))

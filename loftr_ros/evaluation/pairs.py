@@ -170,7 +170,7 @@ def area_under_curve(errors: Array, limit: float) -> float:
     last = int(np.searchsorted(ordered, limit))
     x = np.append(ordered[:last], limit)
     y = np.append(recall[:last], recall[last - 1])
-    return float(100 * np.trapezoid(y, x) / limit)
+    return float(100 * np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / limit)
 
 
 def summarize(sequence: str, matcher: str, results: Sequence[PairResult]) -> Summary:

@@ -1,0 +1,1 @@
+"""Training of LoFTR on synthetic views with exact correspondences."""

@@ -1,0 +1,77 @@
+"""The training recipe: the one place where its defaults are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Pictures of width x height pixels come `pairs` to a process and step, from `first_step` on."""
+
+    width: int
+    height: int
+    pairs: int
+    first_step: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a network is trained.
+
+    Attributes:
+        config: a key of loftr_ros.loftr.CONFIGS.
+        seed: of the first weights and of all data.
+        steps: length of the schedule, when `minutes` is 0.
+        minutes: length of the schedule in minutes of training time; 0: use `steps`.
+        processes: that average their gradients; one thread each on a CPU, one per GPU.
+        workers: data processes per training process.
+        sizes: of the pictures, drawn anew for every step.
+        learning_rate: the highest, after `warmup` steps; falls along a cosine to `final_rate` times it.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        ema_decay: of the moving average of the weights, which is what is saved.
+        fine_matches: most ground-truth matches per pair that train the fine stage.
+        cell_jitter: pixels by which a true match may be displaced before its cell is chosen, so that the fine
+            stage learns to correct the neighbouring cell too.
+        position_offset: coarse cells by which both position encodings are moved, at most, so that larger
+            images than those of training look familiar.
+        coarse_weight, negative_weight, fine_weight, likelihood_weight: of the losses.
+        validation_pairs: held-out pairs, 256 x 192.
+        validate_every: steps between validations.
+        checkpoint_minutes: between checkpoints.
+        compile: fuse the attention layers (torch.compile, which needs a C++ compiler): faster on a CPU.
+    """
+
+    config: str = "tiny"
+    seed: int = 0
+    steps: int = 20000
+    minutes: float = 0.0
+    processes: int = 1
+    workers: int = 1
+    sizes: tuple[BatchSize, ...] = (
+        BatchSize(192, 144, 7),
+        BatchSize(256, 192, 4),
+        BatchSize(256, 192, 4),
+        BatchSize(320, 128, 4),
+        BatchSize(320, 240, 3, 1500),
+        BatchSize(320, 240, 3, 1500),
+        BatchSize(416, 320, 2, 3000),
+    )
+    learning_rate: float = 1.5e-3
+    final_rate: float = 0.01
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.998
+    fine_matches: int = 256
+    cell_jitter: float = 1.0
+    position_offset: float = 110.0
+    coarse_weight: float = 1.0
+    negative_weight: float = 0.3
+    fine_weight: float = 1.0
+    likelihood_weight: float = 0.05
+    validation_pairs: int = 64
+    validate_every: int = 500
+    checkpoint_minutes: float = 3.0
+    compile: bool = False

@@ -1,0 +1,211 @@
+"""Train a LoFTR: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros.loftr import CONFIGS
+from loftr_ros.loftr.weights import read_state_dict
+from loftr_ros.training import log
+from loftr_ros.training.config import TrainingConfig
+from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
+from loftr_ros.training.losses import Losses
+from loftr_ros.training.trainer import Trainer
+from loftr_ros.training.validation import validate
+
+_UNTIL_TIME_IS_UP = 10**7  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What to train, from what, and where to."""
+
+    config: TrainingConfig
+    output: Path
+    photos: Path | None
+    init: Path | None
+    resume: bool
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.output / f"{self.config.config}.safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        run = parse(arguments)
+        prepare_output(run)
+        start(run)
+    except LoftrRosError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> Run:
+    defaults = TrainingConfig()
+    parser = argparse.ArgumentParser(prog="python -m loftr_ros.training.train", description=__doc__)
+    parser.add_argument(
+        "--photos", type=Path, help="folder of pictures for textures; without: procedural ones only"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for weights, checkpoint, log and curves"
+    )
+    parser.add_argument("--init", type=Path, help="start from these weights")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in the output folder"
+    )
+    parser.add_argument(
+        "--config", choices=list(CONFIGS), default=defaults.config, help="size of the network"
+    )
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="length (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=defaults.minutes, help="length as a time, instead of steps"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=defaults.processes, help="training processes (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=defaults.workers, help="data processes for each (%(default)s)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=defaults.learning_rate, help="highest (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="(%(default)s)")
+    parser.add_argument(
+        "--compile", action="store_true", help="fuse the attention layers (needs a C++ compiler)"
+    )
+    options = vars(parser.parse_args(arguments))
+    paths = {name: options.pop(name) for name in ("output", "photos", "init", "resume")}
+    return Run(TrainingConfig(**options), **paths)
+
+
+def prepare_output(run: Run) -> None:
+    """Write the recipe. Raises InputError rather than overwrite another training."""
+    if run.resume and not run.checkpoint.exists():
+        raise InputError(f"There is no checkpoint {run.checkpoint} to resume from.")
+    if not run.resume and run.checkpoint.exists():
+        raise InputError(f"{run.output} holds a training; add --resume, or name another folder.")
+    run.output.mkdir(parents=True, exist_ok=True)
+    recipe = json.dumps(dataclasses.asdict(run.config), indent=2)
+    (run.output / "config.json").write_text(recipe + "\n")
+
+
+def start(run: Run) -> None:
+    """Run the training processes to their end."""
+    if run.config.processes == 1:
+        train(0, run)
+        return
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29555")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    mp.spawn(train, args=(run,), nprocs=run.config.processes)
+
+
+def train(rank: int, run: Run) -> None:
+    """One training process; the first also validates, logs and saves."""
+    config = run.config
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    if config.processes > 1:
+        if device.type == "cpu":
+            torch.set_num_threads(
+                1
+            )  # threads that wait for each other lose more than processes that rarely do
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=config.processes
+        )
+    trainer = Trainer(config, device)
+    if run.resume:
+        trainer.load_checkpoint(run.checkpoint)
+    elif run.init:
+        trainer.start_from(read_state_dict(run.init))
+    observer = Observer(run, trainer) if rank == 0 else None
+    for batch in batches(run, rank, trainer.step):
+        result = trainer.train_step(batch)
+        if observer:
+            observer.after_step(result)
+        if trainer.progress >= 1:
+            break
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def batches(run: Run, rank: int, first_step: int) -> Iterator[Batch]:
+    steps = _UNTIL_TIME_IS_UP if run.config.minutes > 0 else run.config.steps
+    workers = run.config.workers
+    loader = DataLoader(
+        TrainingBatches(run.config, run.photos, rank),
+        batch_size=None,
+        sampler=range(first_step, steps),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        # A forked OpenCV or torch may wait forever for threads that the fork did not copy.
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+class Observer:
+    """Validates, logs, saves and shows progress beside the training."""
+
+    def __init__(self, run: Run, trainer: Trainer) -> None:
+        self._run, self._trainer = run, trainer
+        self._csv = run.output / "log.csv"
+        log.drop_rows_after(self._csv, trainer.step if run.resume else -1)
+        self._held_out = validation_batches(run.config, run.photos)
+        self._bar = tqdm(initial=trainer.step, unit="step", mininterval=10)
+        self._sums: dict[str, float] = {}
+        self._count, self._saved = 0, time.monotonic()
+
+    def after_step(self, result: Losses) -> None:
+        self._add(result)
+        done = self._trainer.progress >= 1
+        if done or self._trainer.step % self._run.config.validate_every == 0:
+            self._validate()
+        if done or time.monotonic() - self._saved > 60 * self._run.config.checkpoint_minutes:
+            self._save()
+
+    def _add(self, result: Losses) -> None:
+        for name, value in vars(result).items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        self._count += 1
+        self._bar.update()
+        shown = {name: f"{value / self._count:.3f}" for name, value in self._sums.items()}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def _validate(self) -> None:
+        scores = validate(self._trainer.averaged_network(), self._held_out, self._trainer.device)
+        means = {name: value / self._count for name, value in self._sums.items()}
+        row = {"step": self._trainer.step, "minutes": self._trainer.seconds / 60} | means | vars(scores)
+        self._sums, self._count = {}, 0
+        log.append_row(self._csv, row)
+        log.plot(self._csv, self._run.output / "curve.png")
+        self._bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+
+    def _save(self) -> None:
+        self._trainer.save_checkpoint(self._run.checkpoint)
+        self._trainer.save_weights(self._run.weights)
+        self._saved = time.monotonic()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""One training process: step, moving average, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from loftr_ros.loftr import CONFIGS, LoFTR
+from loftr_ros.training.config import TrainingConfig
+from loftr_ros.training.data import Batch
+from loftr_ros.training.losses import Losses, losses
+
+
+class Trainer:
+    """A network in training; all processes hold the same one.
+
+    Attributes:
+        step: steps done.
+        progress: share of the schedule that is done; 1 ends it.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.network = LoFTR(CONFIGS[config.config]).to(device, memory_format=torch.channels_last)
+        if config.compile:
+            for layer in (*self.network.loftr_coarse.layers, *self.network.loftr_fine.layers):
+                layer.compile(dynamic=True)
+        self.average = _copies(self.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.step, self.progress = 0, 0.0
+        self._seconds_before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, that of resumed runs included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def train_step(self, batch: Batch) -> Losses:
+        """One step of the optimiser on one batch of this process."""
+        self.network.train()
+        self._set_learning_rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_helps(self.device)):
+            result = losses(self.network, batch.to(self.device), self.config)
+        self.optimizer.zero_grad(set_to_none=False)
+        result.total.backward()
+        self.step += 1
+        self._share()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        if torch.isfinite(norm):  # the same in all processes, since the gradients are
+            self.optimizer.step()
+        self._update_average()
+        return result
+
+    def _set_learning_rate(self) -> None:
+        warmup = min(1.0, (self.step + 1) / self.config.warmup)
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(self.progress, 1.0))
+        rate = self.config.learning_rate * (self.config.final_rate + (1 - self.config.final_rate) * cosine)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * warmup
+
+    def _share(self) -> None:
+        """Average gradients, batch statistics and progress over the processes, so that they stay the same."""
+        self.progress = self._own_progress()
+        if not dist.is_initialized():
+            return
+        shared = [p.grad for p in self.network.parameters()]
+        shared += [b for b in self.network.buffers() if b.is_floating_point()]
+        progress = torch.tensor([self.progress], device=self.device)
+        flat = torch.cat([progress] + [tensor.flatten() for tensor in shared])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        self.progress = flat[0].item()
+        parts = flat[1:].split([tensor.numel() for tensor in shared])
+        for tensor, part in zip(shared, parts):
+            tensor.copy_(part.view_as(tensor))
+
+    def _own_progress(self) -> float:
+        if self.config.minutes > 0:
+            return self.seconds / (60 * self.config.minutes)
+        return self.step / self.config.steps
+
+    def _update_average(self) -> None:
+        # The first steps move fast: average over few of them.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():  # without gradients, as state dicts are
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def averaged_network(self) -> LoFTR:
+        """A network with the averaged weights."""
+        network = LoFTR(self.network.config).to(self.device)
+        network.load_state_dict(self.average)
+        network.eval()
+        return network
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of another training."""
+        self.network.load_state_dict(state)
+        self.average = _copies(self.network)
+
+    def save_weights(self, path: Path) -> None:
+        """The averaged weights, with what they are as metadata."""
+        metadata = {"config": self.config.config, "steps": str(self.step)}
+        tensors = {name: value.cpu().contiguous() for name, value in self.average.items()}
+        _write(path, lambda part: save_file(tensors, part, metadata))
+
+    def save_checkpoint(self, path: Path) -> None:
+        """All that `load_checkpoint` needs to go on as if nothing had happened."""
+        content = {
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "progress": self.progress,
+            "seconds": self.seconds,
+        }
+        _write(path, lambda part: torch.save(content, part))
+
+    def load_checkpoint(self, path: Path) -> None:
+        content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(content["network"])
+        self.average = content["average"]
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.progress = content["step"], content["progress"]
+        self._seconds_before, self._started = content["seconds"], time.monotonic()
+
+
+def bfloat16_helps(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    return device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _copies(network: LoFTR) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    """Write beside the file and move over it: whoever reads it never sees half of one."""
+    part = path.with_name(path.name + ".part")
+    save(part)
+    part.chmod(0o644)  # safetensors makes files that only their owner can read
+    part.replace(path)

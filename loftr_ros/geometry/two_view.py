@@ -17,6 +17,14 @@ from loftr_ros.geometry.se3 import make_pose
 from loftr_ros.geometry.triangulation import triangulate
 from loftr_ros.types import Array
 
+# Among random matches some always fit one motion: seldom as many as this.
+_LEAST_INLIERS = 15
+
+# OpenCV's robust estimators have thresholds inside that are meant for pixels: with normalized points they find clearly
+# worse poses. So points go in as those of a camera with this focal length.
+PIXELS = 1000.0
+PIXEL_CAMERA = np.diag([PIXELS, PIXELS, 1.0])
+
 
 @dataclass(frozen=True)
 class TwoViewPose:
@@ -49,7 +57,12 @@ def estimate_essential(points0: Array, points1: Array, threshold: float) -> tupl
     if len(points0) < 6:
         raise GeometryError(f"{len(points0)} matches are too few for an essential matrix.")
     matrix, mask = cv2.findEssentialMat(
-        points0, points1, np.eye(3), method=cv2.USAC_MAGSAC, prob=0.99999, threshold=threshold
+        points0 * PIXELS,
+        points1 * PIXELS,
+        PIXEL_CAMERA,
+        method=cv2.USAC_MAGSAC,
+        prob=0.99999,
+        threshold=threshold * PIXELS,
     )
     if matrix is None or mask is None or matrix.shape[0] % 3 or not np.isfinite(matrix).all():
         raise GeometryError("No essential matrix fits the matches.")
@@ -66,7 +79,7 @@ def decompose(essential: Array) -> list[Array]:
 def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPose:
     """R and t by the essential matrix, the one of all candidates that puts most inliers before both cameras.
 
-    Raises GeometryError when no pose has at least half of its inliers there.
+    Raises GeometryError when no pose has at least half of its inliers there, or too few to mean anything.
     """
     candidates, inliers = estimate_essential(points0, points1, threshold)
     inside0, inside1 = points0[inliers], points1[inliers]
@@ -76,7 +89,7 @@ def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPo
         front = in_front(pose, inside0, inside1)
         if best_pose is None or front.sum() > best_front.sum():
             best_pose, best_front = pose, front
-    if best_pose is None or best_front.sum() < max(5, inliers.sum() // 2):
+    if best_pose is None or best_front.sum() < max(_LEAST_INLIERS, inliers.sum() // 2):
         raise GeometryError("No pose puts the matched points before both cameras.")
     kept = inliers.copy()
     kept[inliers] = best_front
@@ -96,10 +109,10 @@ def candidate_poses(points0: Array, points1: Array, threshold: float) -> list[Ar
     except GeometryError:
         pass
     homography, _ = cv2.findHomography(
-        points0, points1, cv2.USAC_MAGSAC, 2 * threshold, maxIters=2000, confidence=0.999
+        points0 * PIXELS, points1 * PIXELS, cv2.USAC_MAGSAC, 2 * threshold * PIXELS, maxIters=2000, confidence=0.999
     )
     if homography is not None and np.isfinite(homography).all():
-        _, rotations, translations, _ = cv2.decomposeHomographyMat(homography, np.eye(3))
+        _, rotations, translations, _ = cv2.decomposeHomographyMat(homography, PIXEL_CAMERA)
         poses += [
             make_pose(r, t.ravel() / np.linalg.norm(t))
             for r, t in zip(rotations, translations)

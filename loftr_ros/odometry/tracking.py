@@ -12,7 +12,7 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.adjustment import Adjustment, adjust_pose
 from loftr_ros.geometry.se3 import make_pose, rotation_from_vector
 from loftr_ros.geometry.triangulation import triangulate
-from loftr_ros.geometry.two_view import estimate_pose, homogeneous, parallax
+from loftr_ros.geometry.two_view import PIXEL_CAMERA, PIXELS, estimate_pose, homogeneous, parallax
 from loftr_ros.odometry.depth import is_precise
 from loftr_ros.odometry.keyframe import NormalizedMatches
 from loftr_ros.types import Array
@@ -100,14 +100,14 @@ def _pose_from_points(
     """Perspective-n-point by LO-RANSAC (Chum et al., DAGM 2003); an empty list where none fits."""
     points = homogeneous(matches.points0[precise]) / mean[precise, None]
     params = cv2.UsacParams()
-    params.threshold = 2 * threshold  # the depths are not final yet
+    params.threshold = 2 * threshold * PIXELS  # the depths are not final yet
     params.confidence = 0.9999
     params.maxIterations = 500
     params.loMethod = cv2.LOCAL_OPTIM_INNER_LO
     params.score = cv2.SCORE_METHOD_MSAC
     try:
         found, _, vector, translation, _ = cv2.solvePnPRansac(
-            points, np.ascontiguousarray(matches.points1[precise]), np.eye(3), None, params=params
+            points, matches.points1[precise] * PIXELS, PIXEL_CAMERA, None, params=params
         )
     except cv2.error:
         return []

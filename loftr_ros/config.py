@@ -146,6 +146,9 @@ class OdometryConfig(Group):
     keyframe_rotation_deg: float = setting(
         12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0
     )
+    window: int = setting(
+        6, "Keyframes that are adjusted together (bundle adjustment); below 3: none.", minimum=1, maximum=50
+    )
     static_px: float = setting(
         0.3,
         "Median image motion between two frames, in pixels, below which the camera stands still.",

@@ -93,3 +93,14 @@ def compose_covariance(pose_a_b: Array, covariance_a_b: Array, position_b: Array
     lever[:3, 3:] = -skew(rotation @ position_b)
     turn = np.kron(np.eye(2), rotation)
     return lever @ covariance_a_b @ lever.T + turn @ covariance_b @ turn.T
+
+
+def stretched_pose(pose: Array, center: Array, factor: float) -> Array:
+    """A pose whose distance from the pose `center` is `factor` times as long."""
+    return make_pose(pose[:3, :3], center[:3, 3] + factor * (pose[:3, 3] - center[:3, 3]))
+
+
+def stretched_covariance(covariance: Array, factor: float) -> Array:
+    """[6, 6] of (position, rotation vector) when lengths become `factor` times longer."""
+    scale = np.diag([factor] * 3 + [1.0] * 3)
+    return scale @ covariance @ scale

@@ -67,6 +67,10 @@ class DepthMap:
         """Indices of the keypoints that can act as 3D points."""
         return np.flatnonzero(self._sigma < _PRECISE * self._mean)
 
+    def points(self, index: NDArray[np.int64]) -> Array:
+        """[N, 2] normalized points of keypoints that were stored."""
+        return self._points[index]
+
     def points3d(self, index: NDArray[np.int64]) -> Array:
         """[N, 3] points in the keyframe's camera frame."""
         return homogeneous(self._points[index]) / self._mean[index, None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from loftr_ros.geometry.camera import Camera
@@ -23,6 +24,16 @@ _SLOPE_SIGMA = 0.03
 _AGREE = 3.0
 
 
+@dataclass(frozen=True, eq=False)
+class Link:
+    """Where another keyframe sees keypoints: their indices [M], normalized places [M, 2] and deviations [M]."""
+
+    target: Keyframe
+    index: NDArray[np.int64]
+    seen: Array
+    sigma: Array
+
+
 @dataclass(eq=False)
 class Keyframe:
     """A frame that others are matched with.
@@ -32,8 +43,9 @@ class Keyframe:
         features: the matcher's features of it.
         pose_world_keyframe: [4, 4].
         covariance: [6, 6] of that pose: position, rotation vector, in world axes.
-        depths: inverse depths of its keypoints.
+        depths: inverse depths of its keypoints; measured: those that a depth camera told.
         best_inliers: most inliers that any frame had with it.
+        links: other keyframes that see its keypoints.
     """
 
     frame: Frame
@@ -41,7 +53,14 @@ class Keyframe:
     pose_world_keyframe: Array
     covariance: Array
     depths: DepthMap = field(default_factory=DepthMap)
+    measured: DepthMap = field(default_factory=DepthMap)
     best_inliers: int = 0
+    links: list[Link] = field(default_factory=list)
+
+    def link(self, target: Keyframe, matches: Matches, normalized: NormalizedMatches, good: NDArray[np.bool_]) -> None:
+        """Remember where another keyframe sees this one's keypoints."""
+        seen, sigma = normalized.points1[good], normalized.sigma1[good]
+        self.links.append(Link(target, matches.index0[good], seen, sigma))
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,10 @@ def normalize(matches: Matches, camera: Camera) -> NormalizedMatches:
 
 def triangulate_keyframe(
     keyframe: Keyframe, matches: Matches, normalized: NormalizedMatches, pose_old_new: Array, threshold: float
-) -> None:
+) -> NDArray[np.bool_]:
     """Give a new keyframe its depths from its matches (0: new, 1: old) with the previous keyframe.
+
+    Returns [N] which matches agree with the pose.
 
     Args:
         pose_old_new: [4, 4]; its length carries the scale from one keyframe to the next.
@@ -74,6 +95,7 @@ def triangulate_keyframe(
     off_line = np.linalg.norm(position[:, :2] / depth[:, None] - normalized.points1, axis=1)
     good = np.isfinite(depth) & (off_line < threshold)
     keyframe.depths.store(matches.index0[good], normalized.points0[good], mean[good], sigma[good])
+    return good
 
 
 def hand_over_depths(
@@ -122,7 +144,8 @@ def measure_depths(keyframe: Keyframe, matches: Matches, normalized: NormalizedM
     good = np.isfinite(depth) & (depth > 0.05) & (depth < max_depth)
     inverse_depth = 1.0 / depth[good]
     sigma = inverse_depth**2 * depth_sigma(depth[good])
-    keyframe.depths.store(matches.index0[good], normalized.points0[good], inverse_depth, sigma)
+    for depths in (keyframe.depths, keyframe.measured):
+        depths.store(matches.index0[good], normalized.points0[good], inverse_depth, sigma)
 
 
 def depth_sigma(depth: Array) -> Array:

@@ -15,6 +15,8 @@ from loftr_ros.types import Array, Matches
 _BLOCKS = 4  # the image is cut into so many blocks along each side
 _LEAST_PER_BLOCK = 5
 _LEAST_COMMON = 20
+_SIGMA_PER_MAD = 1.4826  # of a normal variable
+_SIGNIFICANT = 2.0
 
 
 class Motion(Enum):
@@ -77,13 +79,22 @@ def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_p
 
 
 def coherent_motion(points: Array, motion: Array, camera: Camera) -> float:
-    """Root mean square, over blocks of the image, of each block's median motion [N, 2] in pixels."""
+    """Root mean square, over blocks of the image, of each block's median motion [N, 2] in pixels.
+
+    What the scatter within a block makes likely by chance is taken off, so that a few wrong matches at the border of
+    the image do not look like motion.
+    """
     column = np.clip(points[:, 0] / camera.width * _BLOCKS, 0, _BLOCKS - 1).astype(np.int64)
     row = np.clip(points[:, 1] / camera.height * _BLOCKS, 0, _BLOCKS - 1).astype(np.int64)
     block = row * _BLOCKS + column
-    medians = [
-        np.median(motion[block == b], axis=0) for b in np.unique(block) if np.sum(block == b) >= _LEAST_PER_BLOCK
-    ]
-    if not medians:
-        medians = [np.median(motion, axis=0)]
-    return float(np.sqrt(np.mean(np.sum(np.square(medians), axis=1))))
+    blocks = [motion[block == b] for b in np.unique(block) if np.sum(block == b) >= _LEAST_PER_BLOCK] or [motion]
+    return float(np.sqrt(np.mean([_squared_median(each) for each in blocks])))
+
+
+def _squared_median(motion: Array) -> float:
+    """Squared length of the median of [N, 2], less what it would be without any motion; 0 at least."""
+    median = np.median(motion, axis=0)
+    scatter = _SIGMA_PER_MAD * np.median(np.abs(motion - median), axis=0)
+    # The median of N normal variables has a variance of pi / 2 sigma^2 / N.
+    chance = _SIGNIFICANT**2 * np.pi / 2 * scatter**2 / len(motion)
+    return float(np.sum(np.maximum(median**2 - chance, 0.0)))

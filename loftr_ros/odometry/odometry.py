@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,9 @@ import numpy as np
 from loftr_ros.config import OdometryConfig, ScaleConfig
 from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.camera import Camera
-from loftr_ros.geometry.se3 import (
-    compose_covariance,
-    inverse,
-    make_pose,
-    normalized,
-    rotation_angle_deg,
-)
+from loftr_ros.geometry.se3 import compose_covariance, inverse, make_pose, normalized, rotation_angle_deg
 from loftr_ros.matching.base import Matcher
+from loftr_ros.odometry.depth import is_precise
 from loftr_ros.odometry.keyframe import (
     Keyframe,
     NormalizedMatches,
@@ -29,10 +23,11 @@ from loftr_ros.odometry.keyframe import (
     triangulate_keyframe,
 )
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
-from loftr_ros.odometry.start import rotation_and_parallax, start_map
+from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
-from loftr_ros.odometry.tracking import Track, track
-from loftr_ros.odometry.unit import MapUnit, stretch_depths, stretched_covariance, stretched_pose
+from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, Track, track
+from loftr_ros.odometry.unit import MapUnit, stretch
+from loftr_ros.odometry.window import Window
 from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
 
 # Thresholds in pixels are meant for this focal length, so that they are angles.
@@ -41,6 +36,23 @@ _RECENT_KEYFRAMES = 5
 # Covariances of (position, rotation vector): of the first pose, and of the one after the camera was lost.
 _EXACT = np.diag([1e-6**2] * 6)
 _UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
+# The position is too uncertain to be called OK when its deviation exceeds this share of the near part of the scene.
+_UNCERTAIN = 0.05
+# A rotation explains the matches when it explains this share of them.
+_MOST_MATCHES = 0.5
+# A map that starts after another one takes over its depth: lengths may be wrong by this share.
+_GUESSED_UNIT_SIGMA = 0.5
+
+
+@dataclass(frozen=True)
+class View:
+    """A frame, and its matches (0: keyframe, 1: frame) with a keyframe, in pixels and normalized."""
+
+    frame: Frame
+    features: Any
+    keyframe: Keyframe
+    matches: Matches
+    points: NormalizedMatches
 
 
 class VisualOdometry:
@@ -74,11 +86,12 @@ class VisualOdometry:
         self._start_covariance = _EXACT if covariance is None else covariance
         self._keyframe: Keyframe | None = None
         self._recent: deque[Keyframe] = deque(maxlen=_RECENT_KEYFRAMES)
+        self._window = Window(self.config.window)
         self._reference = Reference()
         self._trace = Trace()
-        self._pose_last_keyframe: Array | None = None
         self._misses = 0
-        self._has_map = False
+        self._maps = 0
+        self._scene_depth = 1.0
         self._unit = MapUnit(self.scale)
 
     @property
@@ -95,160 +108,218 @@ class VisualOdometry:
         if self._keyframe is None:
             return self._begin(frame, features)
         # 3. Matches with the keyframe
-        matches = self.matcher.match_features(self._keyframe.features, features)
-        points = normalize(matches, self.camera)
-        # 4. The pose relative to it
-        if not self._has_map:
-            return self._start(frame, features, matches, points)
+        view = self._view(self._keyframe, frame, features)
+        # 4. State, pose in the world, next keyframe
         try:
-            found = self._track(self._keyframe, frame, matches, points)
+            return self._follow(view)
         except GeometryError as error:
-            return self._without_pose(frame, features, matches, str(error))
-        # 5. State, pose in the world, next keyframe
-        return self._accept(frame, features, matches, points, found)
+            return self._without_pose(view, str(error))
 
-    # -- start ---------------------------------------------------------------------------------------------------
+    def _view(self, keyframe: Keyframe, frame: Frame, features: Any) -> View:
+        matches = self.matcher.match_features(keyframe.features, features)
+        return View(frame, features, keyframe, matches, normalize(matches, self.camera))
+
+    def _follow(self, view: View) -> Estimate:
+        """Raises GeometryError where the matches give no pose that can be believed."""
+        if len(view.matches) < self.config.min_matches:
+            if self._maps == 0:
+                return self._restart(view)
+            raise GeometryError(f"Only {len(view.matches)} matches; {self.config.min_matches} are needed.")
+        known = int(is_precise(*view.keyframe.depths.lookup(view.matches.index0)).sum())
+        if known >= self.config.min_matches:
+            return self._accept(view, self._track(view))
+        if known >= LEAST_POINTS_FOR_SCALE:
+            try:
+                return self._accept(view, self._track(view))
+            except GeometryError:
+                pass
+        return self._without_depths(view)
+
+    # -- without depths: at the start, and after turning on the spot ---------------------------------------------
 
     def _begin(self, frame: Frame, features: Any) -> Estimate:
         """Make the frame the first keyframe, at the start pose."""
+        keyframe = self._first_keyframe(frame, features, self._start_pose, self._start_covariance)
+        has_depths = len(keyframe.depths.precise) >= self.config.min_matches
+        state = MotionState.OK if has_depths else MotionState.INITIALIZING
+        reason = "" if has_depths else "The first keyframe has no depths yet: the camera must move."
+        return self._estimate(frame, keyframe, state, self._start_pose, reason=reason, is_keyframe=True)
+
+    def _first_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array) -> Keyframe:
+        """Go on from a keyframe that shares no depths with those before."""
+        keyframe = Keyframe(frame, features, pose, covariance)
         self._unit.forget_distance()
-        self._keyframe = Keyframe(frame, features, self._start_pose, self._start_covariance)
-        self._reference = Reference()
+        self._keyframe, self._reference = keyframe, Reference()
+        self._window.clear(keyframe)
         if self.scale.source == "depth":
             itself = self.matcher.match_features(features, features)  # all its keypoints
-            self._has_map = self._unit.metric = self._from_depth_image(self._keyframe, itself)
-        state = MotionState.OK if self._has_map else MotionState.INITIALIZING
-        reason = "" if self._has_map else "The first keyframe has no depths yet: the camera must move."
-        self._pose_last_keyframe = np.eye(4)
-        return self._estimate(frame, state, self._start_pose, reason=reason, is_keyframe=True)
+            measure_depths(keyframe, itself, normalize(itself, self.camera), self.scale.max_depth_m)
+            if len(keyframe.depths.precise) >= self.config.min_matches:
+                self._unit.metric = True
+                self._maps = max(self._maps, 1)
+        return keyframe
 
-    def _from_depth_image(self, keyframe: Keyframe, matches: Matches) -> bool:
-        """Depths of a keyframe from its depth image, at the keypoints (0) of any of its matches. True if enough."""
-        if self.scale.source != "depth":
-            return False
-        measure_depths(keyframe, matches, normalize(matches, self.camera), self.scale.max_depth_m)
-        return len(keyframe.depths.precise) >= self.config.min_matches
+    def _without_depths(self, view: View) -> Estimate:
+        """Start a map once the camera has moved far enough; until then, follow its rotation.
 
-    def _start(self, frame: Frame, features: Any, matches: Matches, points: NormalizedMatches) -> Estimate:
-        """Start the map once the camera has moved far enough; until then, follow its rotation."""
-        assert self._keyframe is not None
-        if len(matches) < self.config.min_matches:
-            return self._restart(frame, features, matches, f"Only {len(matches)} matches with the first keyframe.")
-        rotation, parallax_deg = rotation_and_parallax(points)
-        if parallax_deg < self.config.init_parallax_deg:
-            return self._wait(frame, features, matches, rotation, parallax_deg)
-        try:
-            found = start_map(points, self.config.min_matches, self._threshold)
-        except GeometryError as error:
-            return self._wait(frame, features, matches, rotation, parallax_deg, str(error))
-        if found.inliers.sum() < 0.5 * len(matches):
-            return self._wait(frame, features, matches, rotation, parallax_deg, "Too few matches fit one motion.")
-        self._has_map = True
-        return self._accept(frame, features, matches, points, found)
-
-    def _wait(
-        self, frame: Frame, features: Any, matches: Matches, rotation: Array, parallax_deg: float, reason: str = ""
-    ) -> Estimate:
-        """No map yet. A camera that stands still or only turns has a pose all the same.
-
-        One that moves has none: along a plane a translation looks like a rotation, and which it is only more parallax
-        can tell.
+        Raises GeometryError where the matches fit no motion.
         """
-        assert self._keyframe is not None
-        motion = judge_motion(self._reference, matches, self.camera, self.config.static_px)
-        pose = None
-        if motion is not Motion.MOVING:
-            turned = make_pose(rotation if motion is Motion.ROTATING else np.eye(3), np.zeros(3))
-            pose = self._keyframe.pose_world_keyframe @ inverse(turned)
-        sigma = np.radians(max(parallax_deg, 0.05))
-        step_covariance = np.diag([sigma**2] * 3 + [np.radians(0.2) ** 2] * 3)
+        turn = fit_turn(view.points, 3 * self._threshold)
+        rigid = fits_one_motion(view.points, self._threshold)
+        motion = judge_motion(self._reference, view.matches[rigid], self.camera, self.config.static_px)
+        turned = turn.inliers.mean() >= _MOST_MATCHES
+        if turned and motion is not Motion.MOVING:
+            return self._turned(view, turn, motion)
+        reason = f"The median parallax of {turn.parallax_deg:.2f} degrees is too small to start the map."
+        if turn.parallax_deg >= self.config.init_parallax_deg:
+            try:
+                return self._accept(view, self._start_map(view))
+            except GeometryError as error:
+                reason = str(error)
+        if self._maps == 0:
+            return self._estimate(view.frame, view.keyframe, MotionState.INITIALIZING, None, view=view, reason=reason)
+        if not turned:
+            raise GeometryError(reason)
+        return self._low_parallax(view, turn, reason)
+
+    def _turned(self, view: View, turn: Turn, motion: Motion) -> Estimate:
+        """The camera stands still or turns on the spot: it has a pose without any depths."""
+        keyframe = view.keyframe
+        turned = make_pose(turn.rotation if motion is Motion.ROTATING else np.eye(3), np.zeros(3))
+        pose = keyframe.pose_world_keyframe @ inverse(turned)
+        # Below this motion a translation would not be seen.
+        unseen = self.config.static_px / self.camera.focal
+        step_covariance = np.diag([(unseen * self._scene_depth) ** 2] * 3 + [unseen**2] * 3)
         covariance = compose_covariance(
-            self._keyframe.pose_world_keyframe, self._keyframe.covariance, np.zeros(3), step_covariance
+            keyframe.pose_world_keyframe, keyframe.covariance, np.zeros(3), step_covariance
         )
-        state = MotionState.INITIALIZING if pose is None else self._state(motion)
+        keyframe.best_inliers = max(keyframe.best_inliers, int(turn.inliers.sum()))
+        wanted = motion is Motion.ROTATING and self._is_leaving(view, turn.inliers, turn.rotation)
         estimate = self._estimate(
-            frame,
-            state,
+            view.frame,
+            keyframe,
+            _STATES[motion],
             pose,
-            matches=matches,
-            inliers=np.full(len(matches), pose is not None),
-            parallax_deg=parallax_deg,
-            reason=reason or f"The median parallax of {parallax_deg:.2f} degrees is too small to start the map.",
+            view=view,
+            inliers=turn.inliers,
+            parallax_deg=turn.parallax_deg,
+            reason=self._reason(_STATES[motion]),
             covariance=covariance,
             step_covariance=step_covariance,
+            is_keyframe=wanted,
         )
-        if pose is not None and rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg:
-            self._start_pose, self._start_covariance = pose, covariance
-            self._unit.forget_distance()
-            self._keyframe = Keyframe(frame, features, pose, covariance)
-            self._reference = Reference()
+        self._misses = 0
+        if wanted:
+            if self._maps == 0:
+                self._start_pose, self._start_covariance = pose, covariance
+            self._first_keyframe(view.frame, view.features, pose, covariance)
+            self._trace.became_keyframe(_EXACT)
         return estimate
 
-    def _restart(self, frame: Frame, features: Any, matches: Matches, reason: str) -> Estimate:
+    def _low_parallax(self, view: View, turn: Turn, reason: str) -> Estimate:
+        """The camera moves, but how far cannot be told: the position is held, and may be as wrong as the last speed."""
+        keyframe, last = view.keyframe, self._trace.last
+        pose = keyframe.pose_world_keyframe @ inverse(make_pose(turn.rotation, np.zeros(3)))
+        if last is not None:
+            pose = make_pose(pose[:3, :3], last.pose[:3, 3])
+        seconds = 1e-9 * (view.frame.stamp_ns - keyframe.frame.stamp_ns)
+        angle = np.radians(max(turn.parallax_deg, 0.05))
+        length = max(self._trace.speed * seconds, angle * self._scene_depth)
+        step_covariance = np.diag([length**2] * 3 + [angle**2] * 3)
+        self._misses = 0
+        return self._estimate(
+            view.frame,
+            keyframe,
+            MotionState.LOW_PARALLAX,
+            pose,
+            view=view,
+            inliers=turn.inliers,
+            parallax_deg=turn.parallax_deg,
+            reason=reason,
+            covariance=compose_covariance(
+                keyframe.pose_world_keyframe, keyframe.covariance, np.zeros(3), step_covariance
+            ),
+            step_covariance=step_covariance,
+        )
+
+    def _start_map(self, view: View) -> Track:
+        """Raises GeometryError."""
+        found = start_map(view.points, self.config.min_matches, self._threshold)
+        if found.inliers.sum() < _MOST_MATCHES * len(view.matches):
+            raise GeometryError("Too few matches fit one motion.")
+        self._maps += 1
+        if self._maps > 1:
+            # Nothing ties the new map's unit to the old one's; the scene is probably about as deep as it was.
+            found = scaled(found, self._scene_depth)
+            self._unit = MapUnit(self.scale)
+            self._start_pose = view.keyframe.pose_world_keyframe
+            self._recent.clear()
+        return found
+
+    def _restart(self, view: View) -> Estimate:
         """The first keyframe is out of sight: take this frame instead, if it can be matched at all."""
-        estimate = self._estimate(frame, MotionState.INITIALIZING, None, matches=matches, reason=reason)
-        itself = self.matcher.match_features(features, features)
+        reason = f"Only {len(view.matches)} matches with the first keyframe."
+        itself = self.matcher.match_features(view.features, view.features)
         if len(itself) >= self.config.min_matches:
-            self._unit.forget_distance()
-            self._keyframe = Keyframe(frame, features, self._start_pose, self._start_covariance)
-            self._reference = Reference()
-        return estimate
+            self._first_keyframe(view.frame, view.features, self._start_pose, self._start_covariance)
+        return self._estimate(view.frame, view.keyframe, MotionState.INITIALIZING, None, view=view, reason=reason)
 
     # -- tracking ------------------------------------------------------------------------------------------------
 
-    def _track(self, keyframe: Keyframe, frame: Frame, matches: Matches, points: NormalizedMatches) -> Track:
+    def _track(self, view: View) -> Track:
         """Raises GeometryError where the matches give no pose that can be believed."""
-        if len(matches) < self.config.min_matches:
-            raise GeometryError(f"Only {len(matches)} matches; {self.config.min_matches} are needed.")
-        mean, sigma = keyframe.depths.lookup(matches.index0)
-        predicted = self._pose_last_keyframe if keyframe is self._keyframe else None
-        found = track(points, mean, sigma, predicted, self._threshold)
+        mean, sigma = view.keyframe.depths.lookup(view.matches.index0)
+        last = self._trace.last
+        predicted = None
+        if last is not None and view.keyframe is self._keyframe:
+            predicted = inverse(last.pose) @ view.keyframe.pose_world_keyframe
+        found = track(view.points, mean, sigma, predicted, self._threshold)
         count = int(found.inliers.sum())
-        if count < self.config.min_matches or count < 0.25 * len(matches):
-            raise GeometryError(f"Only {count} of {len(matches)} matches fit one motion.")
-        self._refuse_jump(keyframe, frame, found)
+        if count < self.config.min_matches or count < 0.25 * len(view.matches):
+            raise GeometryError(f"Only {count} of {len(view.matches)} matches fit one motion.")
+        pose = view.keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe)
+        self._trace.refuse_jump(view.frame.stamp_ns, pose, found.near_depth, self.config.max_speed_ratio)
         return found
 
-    def _refuse_jump(self, keyframe: Keyframe, frame: Frame, found: Track) -> None:
-        pose = keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe)
-        near = 1.0 / max(float(np.quantile(found.inverse_depth[found.inliers], 0.75)), 1e-9)
-        self._trace.refuse_jump(frame.stamp_ns, pose, near, self.config.max_speed_ratio)
-
-    def _accept(
-        self, frame: Frame, features: Any, matches: Matches, points: NormalizedMatches, found: Track
-    ) -> Estimate:
+    def _accept(self, view: View, found: Track) -> Estimate:
         """Publish a tracked frame, refine the keyframe's depths, and choose the next keyframe."""
-        keyframe = self._keyframe
-        assert keyframe is not None
+        keyframe = view.keyframe
         self._misses = 0
+        self._scene_depth = found.median_depth
         keyframe.best_inliers = max(keyframe.best_inliers, int(found.inliers.sum()))
-        keyframe.depths.update(matches.index0, points.points0, found.inverse_depth, found.sigma, found.inliers)
-        motion = judge_motion(self._reference, matches[found.inliers], self.camera, self.config.static_px)
+        keyframe.depths.update(
+            view.matches.index0, view.points.points0, found.inverse_depth, found.sigma, found.inliers
+        )
+        motion = judge_motion(self._reference, view.matches[found.inliers], self.camera, self.config.static_px)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
+        hidden = self._unit.awaited
         if motion is Motion.MOVING:
             self._unit.add_step(self._trace.length_to(pose))
-        hidden = self._unit.awaited
-        state = MotionState.INITIALIZING if hidden else self._state(motion)
-        wants_keyframe = motion is not Motion.STILL and self._needs_keyframe(matches, found)
+            self._reference = Reference.of(view.matches, found.inliers)
+        new = None
+        if motion is not Motion.STILL and self._is_leaving(view, found.inliers, found.pose_frame_keyframe[:3, :3]):
+            new = self._replace_keyframe(view, Keyframe(view.frame, view.features, pose, covariance), found, motion)
+        if new is not None:
+            pose, covariance = new.pose_world_keyframe, new.covariance
+        state = MotionState.INITIALIZING if hidden else self._state(motion, found)
         estimate = self._estimate(
-            frame,
+            view.frame,
+            keyframe,
             state,
             pose,
-            matches=matches,
+            view=view,
             inliers=found.inliers,
             parallax_deg=found.parallax_deg,
             reason=self._reason(state),
             covariance=covariance,
             step_covariance=found.covariance,
+            is_keyframe=new is not None,
             moving=motion is Motion.MOVING,
         )
-        if motion is not Motion.STILL:
-            self._pose_last_keyframe = found.pose_frame_keyframe
-        if motion is Motion.MOVING:
-            self._reference = Reference.of(matches, found.inliers)
-        if wants_keyframe and self._replace_keyframe(frame, features, pose, covariance, found):
-            estimate = replace(estimate, is_keyframe=True)
+        if new is not None:
+            self._trace.became_keyframe(_EXACT)
+            self._correct_unit()
         if hidden:
             self._fix_unit()
             return without_pose(estimate)
@@ -266,122 +337,113 @@ class VisualOdometry:
         position = inverse(found.pose_frame_keyframe)[:3, 3]
         return compose_covariance(keyframe.pose_world_keyframe, keyframe.covariance, position, found.covariance)
 
-    @staticmethod
-    def _state(motion: Motion) -> MotionState:
-        return {
-            Motion.STILL: MotionState.STATIC,
-            Motion.ROTATING: MotionState.PURE_ROTATION,
-            Motion.MOVING: MotionState.OK,
-        }[motion]
+    def _state(self, motion: Motion, found: Track) -> MotionState:
+        if motion is Motion.MOVING and found.position_sigma > _UNCERTAIN * found.near_depth:
+            return MotionState.LOW_PARALLAX
+        return _STATES[motion]
 
     def _reason(self, state: MotionState) -> str:
         return {
             MotionState.INITIALIZING: f"The length of a metre is not known yet from {self.scale.source}.",
             MotionState.STATIC: "The camera stands still: the pose is held.",
             MotionState.PURE_ROTATION: "The camera only turns: the position is held.",
+            MotionState.LOW_PARALLAX: "Too little parallax to know the position well.",
         }.get(state, "")
 
     # -- keyframes -----------------------------------------------------------------------------------------------
 
-    def _needs_keyframe(self, matches: Matches, found: Track) -> bool:
+    def _is_leaving(self, view: View, inliers: Any, rotation: Array) -> bool:
         """The rule: too few points left, too much image motion, or too much rotation since the keyframe."""
-        assert self._keyframe is not None
-        kept = matches[found.inliers]
+        kept = view.matches[inliers]
         flow = float(np.median(np.linalg.norm(kept.points1 - kept.points0, axis=1)))
         return bool(
-            found.inliers.sum() < self.config.keyframe_inlier_ratio * self._keyframe.best_inliers
+            inliers.sum() < self.config.keyframe_inlier_ratio * view.keyframe.best_inliers
             or flow > self.config.keyframe_flow * self.camera.width
-            or rotation_angle_deg(found.pose_frame_keyframe[:3, :3]) > self.config.keyframe_rotation_deg
+            or rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg
         )
 
-    def _replace_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array, found: Track) -> bool:
-        """Match the new keyframe's own keypoints back to the old one: their depths carry the scale over.
+    def _replace_keyframe(self, view: View, new: Keyframe, found: Track, motion: Motion) -> Keyframe | None:
+        """Match the new keyframe's own keypoints back to the old one, so that both have depths of one unit.
 
-        False when the new one has too few depths: the old one stays.
+        None when the new one has too few depths: the old one stays. A camera that turns on the spot must go on all the
+        same.
         """
-        old = self._keyframe
-        assert old is not None
-        new = Keyframe(frame, features, pose, covariance)
-        matches = self.matcher.match_features(features, old.features)
+        old = view.keyframe
+        matches = self.matcher.match_features(new.features, old.features)
         points = normalize(matches, self.camera)
-        triangulate_keyframe(new, matches, points, inverse(found.pose_frame_keyframe), self._threshold)
+        good = triangulate_keyframe(new, matches, points, inverse(found.pose_frame_keyframe), self._threshold)
         hand_over_depths(old, new, found.pose_frame_keyframe, matches, points)
-        self._from_depth_image(new, matches)
+        if self.scale.source == "depth":
+            measure_depths(new, matches, points, self.scale.max_depth_m)
         if len(new.depths.precise) < self.config.min_matches:
-            return False
+            if motion is not Motion.ROTATING:
+                return None
+            return self._first_keyframe(view.frame, view.features, new.pose_world_keyframe, new.covariance)
+        old.link(new, view.matches, view.points, found.inliers)
+        new.link(old, matches, points, good)
+        self._window.cut_after(old)
+        if self._window.add(new):
+            relative = inverse(new.pose_world_keyframe) @ old.pose_world_keyframe
+            hand_over_depths(old, new, relative, matches, points)
         self._recent.append(old)
-        self._correct_unit(new)
-        self._keyframe = new
-        self._reference = Reference()
-        self._pose_last_keyframe = np.eye(4)
-        self._trace.became_keyframe(_EXACT)
-        return True
+        self._keyframe, self._reference = new, Reference()
+        return new
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
-    def _correct_unit(self, keyframe: Keyframe) -> None:
-        """Stretch a new keyframe's depths, and those of the recent ones that may be tracked again, towards metres.
-
-        Their poses stay, so the odometry does not jump.
-        """
-        factor = self._unit.correct(keyframe.depths)
+    def _correct_unit(self) -> None:
+        """Stretch the map, seen from the new keyframe, towards metres. The odometry does not jump: its place stays."""
+        assert self._keyframe is not None
+        factor = self._unit.correct(self._keyframe.depths)
         if factor is not None:
-            self._stretch((*self._recent, keyframe), factor)
+            self._stretch(self._keyframe.pose_world_keyframe, factor)
 
     def _fix_unit(self) -> None:
         """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
-        keyframe, last, relative = self._keyframe, self._trace.last, self._pose_last_keyframe
-        assert keyframe is not None and last is not None and relative is not None
-        factor = self._unit.first_factor(keyframe.depths)
-        if factor is None:
-            return
-        keyframes = (*self._recent, keyframe)
-        self._stretch(keyframes, factor)
-        for each in keyframes:
-            each.pose_world_keyframe = stretched_pose(each.pose_world_keyframe, self._start_pose, factor)
-            each.covariance = stretched_covariance(each.covariance, factor)
-        self._trace.last = replace(
-            last,
-            pose=stretched_pose(last.pose, self._start_pose, factor),
-            covariance=stretched_covariance(last.covariance, factor),
-        )
-        self._pose_last_keyframe = make_pose(relative[:3, :3], factor * relative[:3, 3])
-        self._unit.metric = True
+        assert self._keyframe is not None
+        factor = self._unit.first_factor(self._keyframe.depths)
+        if factor is not None:
+            self._stretch(self._start_pose, factor)
+            self._trace.stretch(self._start_pose, factor)
+            self._unit.metric = True
 
-    def _stretch(self, keyframes: Sequence[Keyframe], factor: float) -> None:
-        stretch_depths(keyframes, factor)
+    def _stretch(self, center: Array, factor: float) -> None:
+        keyframes = {id(k): k for k in (*self._recent, *self._window.keyframes)}
+        stretch(keyframes.values(), center, factor)
         self._unit.stretched(factor)
         self._trace.rescale_speeds(factor)
+        self._scene_depth *= factor
 
     # -- frames without a pose -----------------------------------------------------------------------------------
 
-    def _without_pose(self, frame: Frame, features: Any, matches: Matches, reason: str) -> Estimate:
+    def _without_pose(self, view: View, reason: str) -> Estimate:
         """Try the recent keyframes; where none helps, say so and publish no pose."""
         self._misses += 1
         if self._recent:
             candidate = self._recent[-1 - self._misses % len(self._recent)]
-            estimate = self._try_keyframe(candidate, frame, features)
+            estimate = self._try_keyframe(candidate, view)
             if estimate is not None:
                 return estimate
         if self.config.restart_after and self._misses >= self.config.restart_after:
-            return self._start_again(frame, features)
+            return self._start_again(view)
         state = MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
-        return self._estimate(frame, state, None, matches=matches, reason=reason)
+        return self._estimate(view.frame, view.keyframe, state, None, view=view, reason=reason)
 
-    def _start_again(self, frame: Frame, features: Any) -> Estimate:
+    def _start_again(self, view: View) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
         last = self._trace.last
         self.reset(None if last is None else last.pose, _UNKNOWN)
-        estimate = self._begin(frame, features)
+        estimate = self._begin(view.frame, view.features)
         return replace(
             estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."
         )
 
-    def _try_keyframe(self, keyframe: Keyframe, frame: Frame, features: Any) -> Estimate | None:
-        matches = self.matcher.match_features(keyframe.features, features)
-        points = normalize(matches, self.camera)
+    def _try_keyframe(self, keyframe: Keyframe, lost: View) -> Estimate | None:
+        view = self._view(keyframe, lost.frame, lost.features)
+        if len(view.matches) < self.config.min_matches:
+            return None
         try:
-            found = self._track(keyframe, frame, matches, points)
+            found = self._track(view)
         except GeometryError:
             return None
         if self._keyframe is not None:
@@ -390,17 +452,18 @@ class VisualOdometry:
         self._keyframe = keyframe
         # The last pose is not the keyframe's: a camera that stands still beside it has come back to it.
         self._reference = Reference.unknown()
-        return self._accept(frame, features, matches, points, found)
+        return self._accept(view, found)
 
     # -- output --------------------------------------------------------------------------------------------------
 
     def _estimate(
         self,
         frame: Frame,
+        keyframe: Keyframe,
         state: MotionState,
         pose: Array | None,
         *,
-        matches: Matches | None = None,
+        view: View | None = None,
         inliers: Any = None,
         parallax_deg: float = 0.0,
         reason: str = "",
@@ -409,29 +472,47 @@ class VisualOdometry:
         is_keyframe: bool = False,
         moving: bool = False,
     ) -> Estimate:
-        assert self._keyframe is not None
-        matches = Matches.empty() if matches is None else matches
-        if pose is not None and covariance is None:
-            covariance = self._start_covariance
+        """`keyframe` is the one that the frame was matched with, and that step_covariance is relative to."""
+        matches = Matches.empty() if view is None else view.matches
         estimate = Estimate(
             stamp_ns=frame.stamp_ns,
             state=state,
             pose_world_camera=pose,
-            pose_covariance=covariance if pose is not None else None,
             metric=self._unit.metric,
             matches=matches,
             inliers=np.zeros(len(matches), bool) if inliers is None else inliers,
             parallax_deg=parallax_deg,
-            keyframe_stamp_ns=self._keyframe.frame.stamp_ns,
+            keyframe_stamp_ns=keyframe.frame.stamp_ns,
             is_keyframe=is_keyframe,
             reason=reason,
         )
         if pose is None:
             return estimate
+        covariance = self._start_covariance if covariance is None else covariance
         step = Step(frame.stamp_ns, pose, _EXACT if step_covariance is None else step_covariance)
-        twist, twist_covariance = self._trace.twist_to(step, self._keyframe.pose_world_keyframe[:3, :3])
+        twist, twist_covariance = self._trace.twist_to(step, keyframe.pose_world_keyframe[:3, :3])
         self._trace.add(step, moving)
-        return replace(estimate, twist_camera=twist, twist_covariance=twist_covariance)
+        return replace(
+            estimate,
+            pose_covariance=covariance + self._unit_covariance(pose),
+            twist_camera=twist,
+            twist_covariance=twist_covariance,
+        )
+
+    def _unit_covariance(self, pose: Array) -> Array:
+        """[6, 6] by which the covariance grows when the unit of a later map is a guess."""
+        covariance = np.zeros((6, 6))
+        if self._maps > 1 and not self._unit.metric:
+            way = pose[:3, 3] - self._start_pose[:3, 3]
+            covariance[:3, :3] = _GUESSED_UNIT_SIGMA**2 * np.outer(way, way)
+        return covariance
+
+
+_STATES = {
+    Motion.STILL: MotionState.STATIC,
+    Motion.ROTATING: MotionState.PURE_ROTATION,
+    Motion.MOVING: MotionState.OK,
+}
 
 
 def without_pose(estimate: Estimate) -> Estimate:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.adjustment import adjust_pose
 from loftr_ros.geometry.se3 import rotation_angle_deg
 from loftr_ros.geometry.triangulation import triangulate
-from loftr_ros.geometry.two_view import candidate_poses, fit_rotation
+from loftr_ros.geometry.two_view import candidate_poses, estimate_essential, fit_rotation
 from loftr_ros.odometry.depth import is_precise
 from loftr_ros.odometry.keyframe import NormalizedMatches
 from loftr_ros.odometry.tracking import Track, track_from
@@ -19,10 +22,33 @@ _CLEARLY = 1.15
 _SAME_DEG = 1.0
 
 
-def rotation_and_parallax(matches: NormalizedMatches) -> tuple[Array, float]:
-    """Rotation that explains the matches best without translation, and the median angle in degrees left over."""
+@dataclass(frozen=True)
+class Turn:
+    """The rotation that explains matches best without translation.
+
+    Attributes:
+        rotation: [3, 3] rotation_frame_keyframe.
+        inliers: [N] bool, matches that it explains.
+        parallax_deg: median angle that it leaves.
+    """
+
+    rotation: Array
+    inliers: NDArray[np.bool_]
+    parallax_deg: float
+
+
+def fit_turn(matches: NormalizedMatches, threshold: float) -> Turn:
+    """`threshold`: largest angle in radians that the rotation leaves of a match that it explains."""
     rotation, residual = fit_rotation(matches.points0, matches.points1)
-    return rotation, float(np.degrees(np.median(residual)))
+    return Turn(rotation, residual < threshold, float(np.degrees(np.median(residual))))
+
+
+def fits_one_motion(matches: NormalizedMatches, threshold: float) -> NDArray[np.bool_]:
+    """[N] matches that may belong to one rigid motion, a pure rotation too; all where that cannot be told."""
+    try:
+        return estimate_essential(matches.points0, matches.points1, threshold)[1]
+    except GeometryError:
+        return np.ones(len(matches.points0), bool)
 
 
 def start_map(matches: NormalizedMatches, min_matches: int, threshold: float) -> Track:
@@ -44,7 +70,7 @@ def start_map(matches: NormalizedMatches, min_matches: int, threshold: float) ->
     usable = found.inliers & is_precise(found.inverse_depth, found.sigma)
     if usable.sum() < min_matches:
         raise GeometryError(f"Only {int(usable.sum())} points could be triangulated; {min_matches} are needed.")
-    return _scaled(found, float(np.median(found.inverse_depth[usable])))
+    return scaled(found, float(np.median(found.inverse_depth[usable])))
 
 
 def _explain(matches: NormalizedMatches, pose: Array, threshold: float) -> tuple[float, Track]:
@@ -66,7 +92,7 @@ def _alike(pose_a: Array, pose_b: Array) -> bool:
     return turn < _SAME_DEG and float(directions[0] @ directions[1]) > np.cos(np.radians(5 * _SAME_DEG))
 
 
-def _scaled(track: Track, unit: float) -> Track:
+def scaled(track: Track, unit: float) -> Track:
     """The same with distances `unit` times longer."""
     pose, covariance = track.pose_frame_keyframe.copy(), track.covariance.copy()
     pose[:3, 3] *= unit

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loftr_ros.errors import GeometryError
-from loftr_ros.geometry.se3 import vector_from_rotation
+from loftr_ros.geometry.se3 import stretched_covariance, stretched_pose, vector_from_rotation
 from loftr_ros.types import Array
 
 _RECENT_SPEEDS = 10
@@ -72,9 +72,20 @@ class Trace:
         if self.last is None or len(self._speeds) < _LEAST_SPEEDS:
             return
         seconds, length = self._seconds_to(stamp_ns), self.length_to(pose)
-        allowed = most_ratio * float(np.median(self._speeds)) * seconds
+        allowed = most_ratio * self.speed * seconds
         if length > max(allowed, _SHORT_STEP * near_depth):
             raise GeometryError(f"A step of {length:.3g} in {seconds:.3g} s would be a jump.")
+
+    @property
+    def speed(self) -> float:
+        """Median of the recent ones; 0 where none is known."""
+        return float(np.median(self._speeds)) if self._speeds else 0.0
+
+    def stretch(self, center: Array, factor: float) -> None:
+        """Make the way from the pose `center` to the last one `factor` times as long."""
+        if self.last is not None:
+            covariance = stretched_covariance(self.last.covariance, factor)
+            self.last = replace(self.last, pose=stretched_pose(self.last.pose, center, factor), covariance=covariance)
 
     def rescale_speeds(self, factor: float) -> None:
         self._speeds = deque((speed * factor for speed in self._speeds), maxlen=_RECENT_SPEEDS)

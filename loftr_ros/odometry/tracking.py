@@ -19,7 +19,7 @@ from loftr_ros.types import Array
 
 # With fewer 3D points than this the essential matrix gives the direction, and they give only the length.
 _LEAST_POINTS = 20
-_LEAST_POINTS_FOR_SCALE = 6
+LEAST_POINTS_FOR_SCALE = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,21 @@ class Track:
     inverse_depth: Array
     sigma: Array
     parallax_deg: float
+
+    @property
+    def median_depth(self) -> float:
+        """Of the inliers."""
+        return 1.0 / max(float(np.median(self.inverse_depth[self.inliers])), 1e-9)
+
+    @property
+    def near_depth(self) -> float:
+        """Depth of the near quarter of the inliers."""
+        return 1.0 / max(float(np.quantile(self.inverse_depth[self.inliers], 0.75)), 1e-9)
+
+    @property
+    def position_sigma(self) -> float:
+        """Largest standard deviation of the position against the keyframe in any direction."""
+        return float(np.sqrt(max(np.linalg.eigvalsh(self.covariance[:3, :3])[-1], 0.0)))
 
 
 def track(
@@ -122,7 +137,7 @@ def _pose_from_essential(
     """Direction by the essential matrix, length by the few depths that are known."""
     two_view = estimate_pose(matches.points0, matches.points1, threshold)
     known = precise & two_view.inliers
-    if known.sum() < _LEAST_POINTS_FOR_SCALE:
+    if known.sum() < LEAST_POINTS_FOR_SCALE:
         raise GeometryError(
             f"Only {int(known.sum())} matched points have a depth: the length of the motion is unknown."
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from loftr_ros.config import ScaleConfig
-from loftr_ros.geometry.se3 import make_pose
+from loftr_ros.geometry.se3 import stretched_covariance, stretched_pose
 from loftr_ros.odometry.depth import DepthMap
 from loftr_ros.odometry.keyframe import Keyframe
 from loftr_ros.odometry.scale import gradual, scale_source
@@ -65,18 +65,9 @@ class MapUnit:
         return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
 
 
-def stretch_depths(keyframes: Iterable[Keyframe], factor: float) -> None:
-    """Make all depths `factor` times longer. The keyframes' poses stay."""
+def stretch(keyframes: Iterable[Keyframe], center: Array, factor: float) -> None:
+    """Make all lengths of a map `factor` times longer, seen from the pose `center`."""
     for keyframe in keyframes:
         keyframe.depths.rescale(factor)
-
-
-def stretched_pose(pose: Array, start: Array, factor: float) -> Array:
-    """A pose whose distance from the pose `start` is `factor` times as long."""
-    return make_pose(pose[:3, :3], start[:3, 3] + factor * (pose[:3, 3] - start[:3, 3]))
-
-
-def stretched_covariance(covariance: Array, factor: float) -> Array:
-    """[6, 6] of (position, rotation vector) when lengths become `factor` times longer."""
-    scale = np.diag([factor] * 3 + [1.0] * 3)
-    return scale @ covariance @ scale
+        keyframe.pose_world_keyframe = stretched_pose(keyframe.pose_world_keyframe, center, factor)
+        keyframe.covariance = stretched_covariance(keyframe.covariance, factor)

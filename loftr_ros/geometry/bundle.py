@@ -1,0 +1,253 @@
+"""Bundle adjustment of a few keyframes whose points have inverse depths.
+
+Every point belongs to one keyframe, its anchor: it lies on that keyframe's ray through the keypoint, at an inverse
+depth. Other keyframes see it at measured places. Poses and inverse depths that explain all places best are found by
+Levenberg-Marquardt; each inverse depth meets no other one, so all are eliminated by the Schur complement (Triggs et
+al., Bundle Adjustment: A Modern Synthesis, section 6.1) and a system of 6 unknowns per keyframe is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from loftr_ros.errors import GeometryError
+from loftr_ros.geometry.se3 import make_pose, rotation_from_vector
+from loftr_ros.types import Array
+
+_CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
+_MAX_ITERATIONS = 15
+_CONVERGED = 1e-4  # share of the cost
+# The distance that sets the unit is held to this share of itself.
+_UNIT_SIGMA = 1e-4
+
+
+@dataclass(frozen=True)
+class Views:
+    """Points of one keyframe as another one sees them.
+
+    Attributes:
+        anchor, target: numbers of the two keyframes.
+        point: [M] numbers of the points, no number twice.
+        seen: [M, 2] normalized places in the target; sigma: [M] their standard deviations.
+    """
+
+    anchor: int
+    target: int
+    point: NDArray[np.int64]
+    seen: Array
+    sigma: Array
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is to be adjusted.
+
+    Attributes:
+        poses: [K, 4, 4] pose_world_keyframe.
+        free: [K] bool, whether each pose may change.
+        unit: two keyframes whose distance stays, so that it sets the unit; None where other things set it.
+        rays: [P, 3] (x, y, 1) of the points in their anchors.
+        inverse_depth: [P].
+        prior, prior_sigma: [P] what is known of the inverse depths; an infinite sigma: nothing.
+    """
+
+    poses: Array
+    free: NDArray[np.bool_]
+    unit: tuple[int, int] | None
+    rays: Array
+    inverse_depth: Array
+    prior: Array
+    prior_sigma: Array
+    views: Sequence[Views]
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """Result of `adjust_bundle`.
+
+    Attributes:
+        poses: [K, 4, 4].
+        covariance: [6 K, 6 K] of the positions and rotation vectors (world axes) of all keyframes in turn; 0 for those
+            that were not free.
+        inverse_depth, sigma: [P]; sigma is that for fixed poses.
+        errors: of each Views, [M] distances from the measured places in standard deviations.
+    """
+
+    poses: Array
+    covariance: Array
+    inverse_depth: Array
+    sigma: Array
+    errors: list[Array]
+
+
+@dataclass
+class _System:
+    """Normal equations. Unknowns of a pose: position, then rotation vector, world axes."""
+
+    hessian: Array  # [6 K, 6 K]
+    gradient: Array  # [6 K]
+    mixed: Array  # [P, 6 K]
+    depth_hessian: Array  # [P]
+    depth_gradient: Array  # [P]
+    cost: float
+    errors: list[Array]
+
+
+def adjust_bundle(bundle: Bundle) -> Adjusted:
+    """Poses and inverse depths that explain best where the points were seen, wrong matches having little influence.
+
+    Raises:
+        GeometryError: the points do not determine the poses.
+    """
+    unknown = np.repeat(bundle.free, 6)
+    length = _distance(bundle.poses, bundle.unit)
+    poses, depth, damping = bundle.poses, bundle.inverse_depth, 1e-4
+    system = _linearize(bundle, poses, depth, length)
+    for _ in range(_MAX_ITERATIONS):
+        step, depth_step = _solve(system, unknown, damping)
+        new_poses, new_depth = _moved(poses, step), depth + depth_step
+        new_system = _linearize(bundle, new_poses, new_depth, length)
+        if new_system.cost <= system.cost:
+            converged = system.cost - new_system.cost < _CONVERGED * system.cost
+            poses, depth, system, damping = new_poses, new_depth, new_system, max(damping * 0.1, 1e-9)
+            if converged:
+                break
+        else:
+            damping *= 10.0
+            if damping > 1e6:
+                break
+    sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
+    return Adjusted(poses, _covariance(system, unknown), depth, sigma, system.errors)
+
+
+def _linearize(bundle: Bundle, poses: Array, depth: Array, length: float) -> _System:
+    count, points = 6 * len(poses), len(depth)
+    information = np.where(np.isfinite(bundle.prior_sigma), 1.0 / np.maximum(bundle.prior_sigma, 1e-12) ** 2, 0.0)
+    off = np.where(information > 0, depth - bundle.prior, 0.0)
+    weight = 1.0 / (1.0 + information * off**2 / _CAUCHY**2)
+    system = _System(
+        hessian=np.zeros((count, count)),
+        gradient=np.zeros(count),
+        mixed=np.zeros((points, count)),
+        depth_hessian=weight * information,
+        depth_gradient=weight * information * off,
+        cost=_cauchy_cost(information * off**2),
+        errors=[],
+    )
+    for views in bundle.views:
+        _add_views(system, views, bundle.rays[views.point], poses, depth[views.point])
+    _add_unit(system, poses, bundle.unit, length)
+    return system
+
+
+def _add_views(system: _System, views: Views, rays: Array, poses: Array, depth: Array) -> None:
+    """With v = R_a ray + d (p_a - p_t), d the inverse depth, the point is seen at the projection of R_t^T v."""
+    rotation = poses[views.target, :3, :3]
+    baseline = poses[views.anchor, :3, 3] - poses[views.target, :3, 3]
+    turned = rays @ poses[views.anchor, :3, :3].T
+    direction = turned + depth[:, None] * baseline
+    local = direction @ rotation
+    z = np.where(np.abs(local[:, 2]) > 1e-6, local[:, 2], 1e-6)
+    projected = local[:, :2] / z[:, None]
+    residual = (projected - views.seen) / views.sigma[:, None]
+    squared = np.sum(residual**2, axis=1)
+    root = 1.0 / np.sqrt(1.0 + squared / _CAUCHY**2)
+    # [M, 2, 3] d projection / d direction, in standard deviations and times the root of the weight
+    scale = (root / (z * views.sigma))[:, None, None]
+    slope = scale * (rotation[:, :2].T[None] - projected[:, :, None] * rotation[:, 2])
+    residual = residual * root[:, None]
+    moved = slope * depth[:, None, None]
+    of_anchor = np.concatenate([moved, _cross(turned[:, None], slope)], axis=2)
+    of_target = np.concatenate([-moved, -_cross(direction[:, None], slope)], axis=2)
+    of_depth = slope @ baseline
+    a, t = slice(6 * views.anchor, 6 * views.anchor + 6), slice(6 * views.target, 6 * views.target + 6)
+    flat_a, flat_t, flat_r = of_anchor.reshape(-1, 6), of_target.reshape(-1, 6), residual.ravel()
+    cross = flat_a.T @ flat_t
+    system.hessian[a, a] += flat_a.T @ flat_a
+    system.hessian[t, t] += flat_t.T @ flat_t
+    system.hessian[a, t] += cross
+    system.hessian[t, a] += cross.T
+    system.gradient[a] += flat_r @ flat_a
+    system.gradient[t] += flat_r @ flat_t
+    system.mixed[views.point, a] += np.einsum("nki,nk->ni", of_anchor, of_depth)
+    system.mixed[views.point, t] += np.einsum("nki,nk->ni", of_target, of_depth)
+    system.depth_hessian[views.point] += np.sum(of_depth**2, axis=1)
+    system.depth_gradient[views.point] += np.sum(of_depth * residual, axis=1)
+    system.cost += _cauchy_cost(squared)
+    system.errors.append(np.sqrt(squared))
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Cross products along the last axis; numpy's own is several times slower for many short vectors."""
+    x, y, z = a[..., 0], a[..., 1], a[..., 2]
+    u, v, w = b[..., 0], b[..., 1], b[..., 2]
+    return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=-1)
+
+
+def _add_unit(system: _System, poses: Array, unit: tuple[int, int] | None, length: float) -> None:
+    if unit is None or length <= 0:
+        return
+    now = _distance(poses, unit)
+    direction = (poses[unit[1], :3, 3] - poses[unit[0], :3, 3]) / max(now, 1e-12)
+    row = np.zeros(len(system.gradient))
+    row[6 * unit[0] : 6 * unit[0] + 3], row[6 * unit[1] : 6 * unit[1] + 3] = -direction, direction
+    sigma = _UNIT_SIGMA * length
+    system.hessian += np.outer(row, row) / sigma**2
+    system.gradient += row * (now - length) / sigma**2
+    system.cost += ((now - length) / sigma) ** 2
+
+
+def _distance(poses: Array, unit: tuple[int, int] | None) -> float:
+    return 0.0 if unit is None else float(np.linalg.norm(poses[unit[1], :3, 3] - poses[unit[0], :3, 3]))
+
+
+def _cauchy_cost(squared: Array) -> float:
+    return float(np.sum(_CAUCHY**2 * np.log1p(squared / _CAUCHY**2)))
+
+
+def _reduced(system: _System, unknown: NDArray[np.bool_], depth_hessian: Array) -> tuple[Array, Array]:
+    """The system of the free poses, the inverse depths eliminated: [U, U] and [P, U] mixed / depth_hessian."""
+    mixed = system.mixed[:, unknown]
+    eliminated = mixed / depth_hessian[:, None]
+    return system.hessian[np.ix_(unknown, unknown)] - mixed.T @ eliminated, eliminated
+
+
+def _solve(system: _System, unknown: NDArray[np.bool_], damping: float) -> tuple[Array, Array]:
+    """Step of the poses [6 K] and of the inverse depths [P]."""
+    depth_hessian = system.depth_hessian * (1.0 + damping) + 1e-12
+    hessian, eliminated = _reduced(system, unknown, depth_hessian)
+    hessian += np.diag(damping * np.diag(system.hessian)[unknown] + 1e-12)
+    gradient = system.gradient[unknown] - eliminated.T @ system.depth_gradient
+    step = np.zeros(len(unknown))
+    try:
+        step[unknown] = -scipy.linalg.solve(hessian, gradient, assume_a="pos")
+    except (np.linalg.LinAlgError, ValueError):
+        raise GeometryError("The matches do not determine the poses of the keyframes.") from None
+    return step, -(system.depth_gradient + system.mixed @ step) / depth_hessian
+
+
+def _moved(poses: Array, step: Array) -> Array:
+    steps = step.reshape(-1, 6)
+    return np.stack(
+        [
+            make_pose(rotation_from_vector(change[3:]) @ pose[:3, :3], pose[:3, 3] + change[:3])
+            for pose, change in zip(poses, steps)
+        ]
+    )
+
+
+def _covariance(system: _System, unknown: NDArray[np.bool_]) -> Array:
+    """Scaled by how well the residuals match their deviations."""
+    hessian, _ = _reduced(system, unknown, system.depth_hessian + 1e-12)
+    hessian += np.eye(len(hessian)) * 1e-12 * max(float(np.trace(hessian)), 1.0)
+    # The median length of a normal vector in one dimension: most points are seen twice and have one free depth.
+    errors = np.concatenate(system.errors) if system.errors else np.zeros(1)
+    factor = max(float(np.median(errors)) / 0.674, 0.5) ** 2
+    covariance = np.zeros((len(unknown), len(unknown)))
+    covariance[np.ix_(unknown, unknown)] = np.linalg.inv(hessian) * factor
+    return (covariance + covariance.T) / 2

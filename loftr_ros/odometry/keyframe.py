@@ -24,43 +24,59 @@ _SLOPE_SIGMA = 0.03
 _AGREE = 3.0
 
 
+@dataclass(eq=False)
+class Node:
+    """A frame with a pose, as the window knows it.
+
+    Attributes:
+        pose_world_camera: [4, 4].
+        covariance: [6, 6] of that pose: position, rotation vector, in world axes.
+    """
+
+    pose_world_camera: Array
+    covariance: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Link:
-    """Where another keyframe sees keypoints: their indices [M], normalized places [M, 2] and deviations [M]."""
+    """Where another frame sees keypoints: their indices [M], normalized places [M, 2] and deviations [M]."""
 
-    target: Keyframe
+    target: Node
     index: NDArray[np.int64]
     seen: Array
     sigma: Array
 
 
 @dataclass(eq=False)
-class Keyframe:
+class Keyframe(Node):
     """A frame that others are matched with.
 
     Attributes:
         frame: the camera frame.
         features: the matcher's features of it.
-        pose_world_keyframe: [4, 4].
-        covariance: [6, 6] of that pose: position, rotation vector, in world axes.
         depths: inverse depths of its keypoints; measured: those that a depth camera told.
         best_inliers: most inliers that any frame had with it.
-        links: other keyframes that see its keypoints.
+        links: other frames that see its keypoints.
     """
 
     frame: Frame
     features: Any
-    pose_world_keyframe: Array
-    covariance: Array
     depths: DepthMap = field(default_factory=DepthMap)
     measured: DepthMap = field(default_factory=DepthMap)
     best_inliers: int = 0
     links: list[Link] = field(default_factory=list)
 
-    def link(self, target: Keyframe, matches: Matches, normalized: NormalizedMatches, good: NDArray[np.bool_]) -> None:
-        """Remember where another keyframe sees this one's keypoints."""
+    def link(self, target: Node, matches: Matches, normalized: NormalizedMatches, good: NDArray[np.bool_]) -> None:
+        """Remember where another frame sees this one's keypoints."""
         seen, sigma = normalized.points1[good], normalized.sigma1[good]
         self.links.append(Link(target, matches.index0[good], seen, sigma))
+
+    def thin(self, most: int) -> None:
+        """Keep at most so many links with frames that are no keyframes: the last one, and others evenly before it."""
+        passing = [link for link in self.links if not isinstance(link.target, Keyframe)]
+        if len(passing) > most:
+            kept = {id(passing[i]) for i in np.linspace(0, len(passing) - 1, most + 1).astype(int)[1:]}
+            self.links = [link for link in self.links if isinstance(link.target, Keyframe) or id(link) in kept]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from loftr_ros.matching.base import Matcher
 from loftr_ros.odometry.depth import is_precise
 from loftr_ros.odometry.keyframe import (
     Keyframe,
+    Node,
     NormalizedMatches,
     hand_over_depths,
     measure_depths,
@@ -40,6 +41,8 @@ _UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
 _UNCERTAIN = 0.05
 # A rotation explains the matches when it explains this share of them.
 _MOST_MATCHES = 0.5
+# So many frames between two keyframes are adjusted together with them.
+_PASSING = 2
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
 _GUESSED_UNIT_SIGMA = 0.5
 
@@ -147,7 +150,7 @@ class VisualOdometry:
 
     def _first_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array) -> Keyframe:
         """Go on from a keyframe that shares no depths with those before."""
-        keyframe = Keyframe(frame, features, pose, covariance)
+        keyframe = Keyframe(pose, covariance, frame, features)
         self._unit.forget_distance()
         self._keyframe, self._reference = keyframe, Reference()
         self._window.clear(keyframe)
@@ -186,12 +189,12 @@ class VisualOdometry:
         """The camera stands still or turns on the spot: it has a pose without any depths."""
         keyframe = view.keyframe
         turned = make_pose(turn.rotation if motion is Motion.ROTATING else np.eye(3), np.zeros(3))
-        pose = keyframe.pose_world_keyframe @ inverse(turned)
+        pose = keyframe.pose_world_camera @ inverse(turned)
         # Below this motion a translation would not be seen.
         unseen = self.config.static_px / self.camera.focal
         step_covariance = np.diag([(unseen * self._scene_depth) ** 2] * 3 + [unseen**2] * 3)
         covariance = compose_covariance(
-            keyframe.pose_world_keyframe, keyframe.covariance, np.zeros(3), step_covariance
+            keyframe.pose_world_camera, keyframe.covariance, np.zeros(3), step_covariance
         )
         keyframe.best_inliers = max(keyframe.best_inliers, int(turn.inliers.sum()))
         wanted = motion is Motion.ROTATING and self._is_leaving(view, turn.inliers, turn.rotation)
@@ -219,7 +222,7 @@ class VisualOdometry:
     def _low_parallax(self, view: View, turn: Turn, reason: str) -> Estimate:
         """The camera moves, but how far cannot be told: the position is held, and may be as wrong as the last speed."""
         keyframe, last = view.keyframe, self._trace.last
-        pose = keyframe.pose_world_keyframe @ inverse(make_pose(turn.rotation, np.zeros(3)))
+        pose = keyframe.pose_world_camera @ inverse(make_pose(turn.rotation, np.zeros(3)))
         if last is not None:
             pose = make_pose(pose[:3, :3], last.pose[:3, 3])
         seconds = 1e-9 * (view.frame.stamp_ns - keyframe.frame.stamp_ns)
@@ -237,7 +240,7 @@ class VisualOdometry:
             parallax_deg=turn.parallax_deg,
             reason=reason,
             covariance=compose_covariance(
-                keyframe.pose_world_keyframe, keyframe.covariance, np.zeros(3), step_covariance
+                keyframe.pose_world_camera, keyframe.covariance, np.zeros(3), step_covariance
             ),
             step_covariance=step_covariance,
         )
@@ -252,7 +255,7 @@ class VisualOdometry:
             # Nothing ties the new map's unit to the old one's; the scene is probably about as deep as it was.
             found = scaled(found, self._scene_depth)
             self._unit = MapUnit(self.scale)
-            self._start_pose = view.keyframe.pose_world_keyframe
+            self._start_pose = view.keyframe.pose_world_camera
             self._recent.clear()
         return found
 
@@ -272,12 +275,12 @@ class VisualOdometry:
         last = self._trace.last
         predicted = None
         if last is not None and view.keyframe is self._keyframe:
-            predicted = inverse(last.pose) @ view.keyframe.pose_world_keyframe
+            predicted = inverse(last.pose) @ view.keyframe.pose_world_camera
         found = track(view.points, mean, sigma, predicted, self._threshold)
         count = int(found.inliers.sum())
         if count < self.config.min_matches or count < 0.25 * len(view.matches):
             raise GeometryError(f"Only {count} of {len(view.matches)} matches fit one motion.")
-        pose = view.keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe)
+        pose = view.keyframe.pose_world_camera @ inverse(found.pose_frame_keyframe)
         self._trace.refuse_jump(view.frame.stamp_ns, pose, found.near_depth, self.config.max_speed_ratio)
         return found
 
@@ -299,9 +302,11 @@ class VisualOdometry:
             self._reference = Reference.of(view.matches, found.inliers)
         new = None
         if motion is not Motion.STILL and self._is_leaving(view, found.inliers, found.pose_frame_keyframe[:3, :3]):
-            new = self._replace_keyframe(view, Keyframe(view.frame, view.features, pose, covariance), found, motion)
+            new = self._replace_keyframe(view, Keyframe(pose, covariance, view.frame, view.features), found, motion)
         if new is not None:
-            pose, covariance = new.pose_world_keyframe, new.covariance
+            pose, covariance = new.pose_world_camera, new.covariance
+        elif motion is Motion.MOVING:
+            pose, covariance = self._pass_by(view, Node(pose, covariance), found)
         state = MotionState.INITIALIZING if hidden else self._state(motion, found)
         estimate = self._estimate(
             view.frame,
@@ -327,7 +332,7 @@ class VisualOdometry:
 
     def _world_pose(self, keyframe: Keyframe, found: Track, motion: Motion) -> Array:
         """A camera that stands still keeps its pose; one that only turns keeps its position."""
-        pose = normalized(keyframe.pose_world_keyframe @ inverse(found.pose_frame_keyframe))
+        pose = normalized(keyframe.pose_world_camera @ inverse(found.pose_frame_keyframe))
         last = self._trace.last
         if last is None or motion is Motion.MOVING:
             return pose
@@ -335,7 +340,7 @@ class VisualOdometry:
 
     def _world_covariance(self, keyframe: Keyframe, found: Track) -> Array:
         position = inverse(found.pose_frame_keyframe)[:3, 3]
-        return compose_covariance(keyframe.pose_world_keyframe, keyframe.covariance, position, found.covariance)
+        return compose_covariance(keyframe.pose_world_camera, keyframe.covariance, position, found.covariance)
 
     def _state(self, motion: Motion, found: Track) -> MotionState:
         if motion is Motion.MOVING and found.position_sigma > _UNCERTAIN * found.near_depth:
@@ -378,16 +383,31 @@ class VisualOdometry:
         if len(new.depths.precise) < self.config.min_matches:
             if motion is not Motion.ROTATING:
                 return None
-            return self._first_keyframe(view.frame, view.features, new.pose_world_keyframe, new.covariance)
+            return self._first_keyframe(view.frame, view.features, new.pose_world_camera, new.covariance)
         old.link(new, view.matches, view.points, found.inliers)
         new.link(old, matches, points, good)
         self._window.cut_after(old)
-        if self._window.add(new):
-            relative = inverse(new.pose_world_keyframe) @ old.pose_world_keyframe
+        old.thin(_PASSING)
+        self._window.add(new)
+        if self._window.adjust():
+            relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
         self._recent.append(old)
         self._keyframe, self._reference = new, Reference()
         return new
+
+    def _pass_by(self, view: View, node: Node, found: Track) -> tuple[Array, Array]:
+        """Keep what a frame sees of the keyframe for the window. Returns its pose and covariance.
+
+        While there is one keyframe only, each frame's error enters the depths and from there the next frames, so they
+        are adjusted together at once.
+        """
+        keyframe = view.keyframe
+        keyframe.link(node, view.matches, view.points, found.inliers)
+        keyframe.thin(_PASSING)
+        if len(self._window.keyframes) == 1:
+            self._window.adjust()
+        return node.pose_world_camera, node.covariance
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
@@ -396,7 +416,7 @@ class VisualOdometry:
         assert self._keyframe is not None
         factor = self._unit.correct(self._keyframe.depths)
         if factor is not None:
-            self._stretch(self._keyframe.pose_world_keyframe, factor)
+            self._stretch(self._keyframe.pose_world_camera, factor)
 
     def _fix_unit(self) -> None:
         """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
@@ -490,7 +510,7 @@ class VisualOdometry:
             return estimate
         covariance = self._start_covariance if covariance is None else covariance
         step = Step(frame.stamp_ns, pose, _EXACT if step_covariance is None else step_covariance)
-        twist, twist_covariance = self._trace.twist_to(step, keyframe.pose_world_keyframe[:3, :3])
+        twist, twist_covariance = self._trace.twist_to(step, keyframe.pose_world_camera[:3, :3])
         self._trace.add(step, moving)
         return replace(
             estimate,

@@ -69,5 +69,5 @@ def stretch(keyframes: Iterable[Keyframe], center: Array, factor: float) -> None
     """Make all lengths of a map `factor` times longer, seen from the pose `center`."""
     for keyframe in keyframes:
         keyframe.depths.rescale(factor)
-        keyframe.pose_world_keyframe = stretched_pose(keyframe.pose_world_keyframe, center, factor)
+        keyframe.pose_world_camera = stretched_pose(keyframe.pose_world_camera, center, factor)
         keyframe.covariance = stretched_covariance(keyframe.covariance, factor)

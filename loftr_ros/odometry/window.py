@@ -1,4 +1,4 @@
-"""The last keyframes and what they saw of each other, adjusted together."""
+"""The last keyframes, frames between them, and what they saw of each other, adjusted together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.bundle import Adjusted, Bundle, Views, adjust_bundle
 from loftr_ros.geometry.se3 import compose_covariance, normalized
 from loftr_ros.geometry.two_view import homogeneous
-from loftr_ros.odometry.keyframe import Keyframe
+from loftr_ros.odometry.keyframe import Keyframe, Node
+from loftr_ros.types import Array
 
 # So many points of each keyframe but the newest take part: more change the poses little and cost time.
 _MOST_POINTS = 250
@@ -23,17 +24,17 @@ class Window:
     """The last keyframes, oldest first; each new one is adjusted together with them.
 
     The two oldest of a full window stay where they are, so that they carry the unit and the past; while it fills, the
-    oldest stays, and its distance to the second.
+    oldest stays, and its distance to the next.
     """
 
     def __init__(self, size: int) -> None:
         self.keyframes: list[Keyframe] = []
         self._size = size
 
-    def clear(self, first: Keyframe | None = None) -> None:
-        """Start a new map, with its first keyframe if there is one."""
-        self._drop(len(self.keyframes))
-        self.keyframes = [] if first is None else [first]
+    def clear(self, first: Keyframe) -> None:
+        """Start anew with the first keyframe of a map."""
+        _unlink([], self.keyframes)
+        self.keyframes = [first]
 
     def cut_after(self, keyframe: Keyframe) -> None:
         """Go on from an old keyframe: those after it saw other places. One that is not here starts a new window."""
@@ -44,22 +45,24 @@ class Window:
         self.keyframes, gone = self.keyframes[:behind], self.keyframes[behind:]
         _unlink(self.keyframes, gone)
 
-    def add(self, keyframe: Keyframe) -> bool:
-        """Take the newest keyframe and adjust all; False where there is nothing to adjust yet or it failed."""
+    def add(self, keyframe: Keyframe) -> None:
+        """Take the newest keyframe."""
         self.keyframes.append(keyframe)
-        self._drop(len(self.keyframes) - self._size)
-        if len(self.keyframes) < 3:
+        surplus = max(len(self.keyframes) - self._size, 0)
+        gone, self.keyframes = self.keyframes[:surplus], self.keyframes[surplus:]
+        _unlink(self.keyframes, gone)
+
+    def adjust(self) -> bool:
+        """Adjust all poses and depths; False where there is nothing to adjust or it failed."""
+        nodes = _nodes(self.keyframes)
+        if len(nodes) < 3:
             return False
         fixed = 2 if len(self.keyframes) == self._size else 1
         try:
-            _adjust(self.keyframes, fixed)
+            _adjust(self.keyframes, nodes, fixed)
         except GeometryError:
             return False
         return True
-
-    def _drop(self, count: int) -> None:
-        gone, self.keyframes = self.keyframes[: max(count, 0)], self.keyframes[max(count, 0) :]
-        _unlink(self.keyframes, gone)
 
 
 def _unlink(kept: Sequence[Keyframe], gone: Sequence[Keyframe]) -> None:
@@ -69,17 +72,23 @@ def _unlink(kept: Sequence[Keyframe], gone: Sequence[Keyframe]) -> None:
         keyframe.links = []
 
 
-def _adjust(keyframes: Sequence[Keyframe], fixed: int) -> None:
+def _nodes(keyframes: Sequence[Keyframe]) -> list[Node]:
+    """The keyframes, and the other frames that see them."""
+    others = (link.target for keyframe in keyframes for link in keyframe.links)
+    return [*keyframes, *(node for node in others if not isinstance(node, Keyframe))]
+
+
+def _adjust(keyframes: Sequence[Keyframe], nodes: Sequence[Node], fixed: int) -> None:
     """Raises GeometryError."""
     chosen = [_chosen(keyframe, keyframe is keyframes[-1]) for keyframe in keyframes]
     first = np.cumsum([0, *map(len, chosen)])
-    bundle = _bundle(keyframes, chosen, first, fixed)
+    bundle = _bundle(keyframes, nodes, chosen, first, fixed)
     adjusted = adjust_bundle(bundle)
     sigma = np.where(_contradicted(bundle, adjusted), np.inf, adjusted.sigma)
     for i, keyframe in enumerate(keyframes):
         own = slice(first[i], first[i + 1])
         keyframe.depths.store(chosen[i], keyframe.depths.points(chosen[i]), adjusted.inverse_depth[own], sigma[own])
-    _take_poses(keyframes, adjusted, fixed)
+    _take_poses(nodes, adjusted, fixed)
 
 
 def _chosen(keyframe: Keyframe, everything: bool) -> NDArray[np.int64]:
@@ -93,9 +102,13 @@ def _chosen(keyframe: Keyframe, everything: bool) -> NDArray[np.int64]:
 
 
 def _bundle(
-    keyframes: Sequence[Keyframe], chosen: Sequence[NDArray[np.int64]], first: NDArray[np.int64], fixed: int
+    keyframes: Sequence[Keyframe],
+    nodes: Sequence[Node],
+    chosen: Sequence[NDArray[np.int64]],
+    first: NDArray[np.int64],
+    fixed: int,
 ) -> Bundle:
-    number = {id(keyframe): i for i, keyframe in enumerate(keyframes)}
+    number = {id(node): i for i, node in enumerate(nodes)}
     views = []
     for i, keyframe in enumerate(keyframes):
         for link in keyframe.links:
@@ -104,10 +117,9 @@ def _bundle(
             views.append(Views(i, number[id(link.target)], point, link.seen[taken], link.sigma[taken]))
     lookups = [keyframe.depths.lookup(index) for keyframe, index in zip(keyframes, chosen)]
     measured = [keyframe.measured.lookup(index) for keyframe, index in zip(keyframes, chosen)]
-    free = np.arange(len(keyframes)) >= fixed
     return Bundle(
-        poses=np.stack([keyframe.pose_world_keyframe for keyframe in keyframes]),
-        free=free,
+        poses=np.stack([node.pose_world_camera for node in nodes]),
+        free=np.arange(len(nodes)) >= fixed,
         unit=(0, 1) if fixed == 1 else None,
         rays=homogeneous(np.concatenate([k.depths.points(index) for k, index in zip(keyframes, chosen)])),
         inverse_depth=np.concatenate([mean for mean, _ in lookups]),
@@ -117,19 +129,20 @@ def _bundle(
     )
 
 
-def _take_poses(keyframes: Sequence[Keyframe], adjusted: Adjusted, fixed: int) -> None:
-    base = keyframes[fixed - 1]
-    for i, keyframe in enumerate(keyframes):
+def _take_poses(nodes: Sequence[Node], adjusted: Adjusted, fixed: int) -> None:
+    base = nodes[fixed - 1]
+    for i, node in enumerate(nodes):
         if i < fixed:
             continue
-        keyframe.pose_world_keyframe = normalized(adjusted.poses[i])
+        node.pose_world_camera = normalized(adjusted.poses[i])
         own = slice(6 * i, 6 * i + 6)
-        offset = keyframe.pose_world_keyframe[:3, 3] - base.pose_world_keyframe[:3, 3]
-        keyframe.covariance = compose_covariance(np.eye(4), base.covariance, offset, adjusted.covariance[own, own])
+        offset = node.pose_world_camera[:3, 3] - base.pose_world_camera[:3, 3]
+        covariance: Array = adjusted.covariance[own, own]
+        node.covariance = compose_covariance(np.eye(4), base.covariance, offset, covariance)
 
 
 def _contradicted(bundle: Bundle, adjusted: Adjusted) -> NDArray[np.bool_]:
-    """[P] points that some keyframe sees elsewhere than they should be: wrong matches."""
+    """[P] points that some frame sees elsewhere than they should be: wrong matches."""
     wrong = np.zeros(len(bundle.rays), bool)
     for views, errors in zip(bundle.views, adjusted.errors):
         wrong[views.point[errors > _OUTLIER]] = True

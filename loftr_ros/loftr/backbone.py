@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(shortcut + y)
+        return self.relu(y.add_(shortcut))
 
 
 class Backbone(nn.Module):
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
     @staticmethod
     def _smooth(inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
-            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(), _conv3x3(inputs, outputs)
+            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs)
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,4 +83,4 @@ class Backbone(nn.Module):
 def _add_upsampled(skip: Tensor, smaller: Tensor) -> Tensor:
     """Double `smaller` as the official weights expect, and crop it to sizes that are not divisible."""
     larger = F.interpolate(smaller, scale_factor=2.0, mode="bilinear", align_corners=True)
-    return skip + larger[..., : skip.shape[2], : skip.shape[3]]
+    return larger[..., : skip.shape[2], : skip.shape[3]].add_(skip)

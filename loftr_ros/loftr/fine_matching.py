@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.config import LoFTRConfig
+from loftr_ros.loftr.linear import project
 
 FINE_STRIDE = 2  # pixels between fine cells
 COARSE_STRIDE = 8  # pixels between coarse cells
@@ -38,19 +38,24 @@ class FinePreprocess(nn.Module):
             [M, window * window, D].
         """
         windows = gather_windows(fine, grid, batch, cell, self.window)
-        context = self.down_proj(tokens[batch, cell])
-        context = context[:, None, :].expand(-1, windows.shape[1], -1)
-        return self.merge_feat(torch.cat([windows, context], dim=-1))
+        # merge_feat of (window, context): the context is the same for all of a window, so its part is computed once.
+        of_window, of_context = self.merge_feat.weight.chunk(2, dim=1)
+        context = project(self.down_proj(tokens[batch, cell]), of_context, self.merge_feat.bias)
+        return project(windows, of_window).add_(context[:, None])
 
 
 def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Tensor, window: int) -> Tensor:
     """[M, window * window, D] windows of fine [B, H, W, D] centred on the given coarse cells; 0 outside the image."""
-    pad, stride = window // 2, COARSE_STRIDE // FINE_STRIDE
-    padded = F.pad(fine, (0, 0, pad, pad, pad, pad))
-    offset = torch.arange(window, device=fine.device)
-    rows = (cell // grid[1] * stride)[:, None, None] + offset[None, :, None]
-    columns = (cell % grid[1] * stride)[:, None, None] + offset[None, None, :]
-    return padded[batch[:, None, None], rows, columns].flatten(1, 2)
+    height, width = fine.shape[1:3]
+    stride = COARSE_STRIDE // FINE_STRIDE
+    offset = torch.arange(window, device=fine.device) - window // 2
+    rows = ((cell // grid[1] * stride)[:, None] + offset)[:, :, None]
+    columns = ((cell % grid[1] * stride)[:, None] + offset)[:, None, :]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    places = (batch[:, None, None] * height + rows.clamp(0, height - 1)) * width + columns.clamp(0, width - 1)
+    # Whole cells of D numbers each are copied, and only those that are needed.
+    windows = fine.reshape(-1, fine.shape[3]).index_select(0, places.flatten())
+    return windows.view(len(cell), window * window, fine.shape[3]).mul_(inside.flatten(1)[:, :, None])
 
 
 def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:

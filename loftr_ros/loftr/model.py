@@ -111,11 +111,17 @@ class LoFTR(nn.Module):
             features0.tokens, features1.tokens, features0.mask, features1.mask
         )
         # 2. Coarse matching
-        scores = coarse_matching.similarity(tokens0, tokens1, self.config.temperature, features0.mask, features1.mask)
-        coarse = coarse_matching.select(
-            scores, features0.grid, features1.grid, self.threshold, self.config.border, features0.mask, features1.mask
+        coarse = coarse_matching.match_cells(
+            tokens0,
+            tokens1,
+            self.config.temperature,
+            features0.grid,
+            features1.grid,
+            self.threshold,
+            self.config.border,
+            features0.mask,
+            features1.mask,
         )
-        del scores
         # 3. Fine matching
         offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
         return LoFTROutput(

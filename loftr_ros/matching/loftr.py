@@ -12,6 +12,8 @@ from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
+from loftr_ros.loftr.folding import fold_batch_norms
+from loftr_ros.loftr.memory import keep_freed_memory
 from loftr_ros.matching.base import check_image
 from loftr_ros.types import Array, Image, Matches
 
@@ -63,7 +65,11 @@ class LoFTRMatcher:
         self.max_side = max_side
         self.mask = mask
         self.device = choose_device(device)
-        self.network = load_network(name, weights, threshold).to(self.device, memory_format=torch.channels_last)
+        self.network = load_network(name, weights, threshold)
+        fold_batch_norms(self.network.backbone)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def threshold(self) -> float:
@@ -92,13 +98,14 @@ class LoFTRMatcher:
         return torch.from_numpy(np.ascontiguousarray(image))
 
     def _mask(self, size: tuple[int, int], padded: tuple[int, ...]) -> Tensor | None:
-        """[1, H, W] True on the pixels of the image that are not ignored; None when that is all of them."""
-        if self.mask is None and padded == (size[1], size[0]):
+        """[1, H, W] True on the pixels of the image that are not ignored; None without a mask.
+
+        The padding needs none: the pixel that a coarse cell looks at always lies in the image.
+        """
+        if self.mask is None:
             return None
         mask = np.zeros(padded, bool)
-        mask[: size[1], : size[0]] = True
-        if self.mask is not None:
-            mask[: size[1], : size[0]] = cv2.resize(self.mask, size, interpolation=cv2.INTER_NEAREST) > 0
+        mask[: size[1], : size[0]] = cv2.resize(self.mask, size, interpolation=cv2.INTER_NEAREST) > 0
         return torch.from_numpy(mask)[None].to(self.device)
 
     @torch.inference_mode()

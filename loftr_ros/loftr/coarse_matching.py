@@ -53,33 +53,41 @@ def match_cells(
     border: int,
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
+    in_pieces: bool = False,
 ) -> CoarseMatches:
     """Mutual nearest neighbours of the dual softmax with a confidence above the threshold, away from the border.
 
-    On a CPU, and where the matrix of all pairs would be very large, it is never kept: see `_streamed`.
+    In pieces, on a CPU, and where the matrix of all pairs would be very large, it is never kept: see `_streamed`.
+    Always in single precision: a probability is the exponential of numbers as large as 100.
 
     Args:
         tokens0, tokens1: [B, L, C] and [B, S, C].
         grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
         mask0: [B, L] and mask1: [B, S], False for ignored cells.
     """
-    pairs = tokens0.shape[1] * tokens1.shape[1]
-    if threshold >= _LEAST_STREAMED_THRESHOLD and (tokens0.device.type == "cpu" or pairs > _MOST_WHOLE):
-        found = [
-            _streamed(
-                tokens0[b],
-                tokens1[b],
-                temperature,
-                threshold,
-                None if mask0 is None else mask0[b],
-                None if mask1 is None else mask1[b],
-            )
-            for b in range(len(tokens0))
-        ]
-        if all(each is not None for each in found):
-            return _joined([each for each in found if each is not None], grid0, grid1, border)
-    scores = similarity(tokens0, tokens1, temperature, mask0, mask1)
-    return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+    with torch.autocast(tokens0.device.type, enabled=False):
+        tokens0, tokens1 = tokens0.float(), tokens1.float()
+        large = in_pieces or tokens0.device.type == "cpu" or tokens0.shape[1] * tokens1.shape[1] > _MOST_WHOLE
+        if large and threshold >= _LEAST_STREAMED_THRESHOLD:
+            found = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
+            if found is not None:
+                return _joined(found, grid0, grid1, border)
+        scores = similarity(tokens0, tokens1, temperature, mask0, mask1)
+        return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+
+
+def _stream_batch(
+    tokens0: Tensor, tokens1: Tensor, temperature: float, threshold: float, mask0: Tensor | None, mask1: Tensor | None
+) -> list[_Pairs] | None:
+    """`_streamed` for each pair of images; None if it is None for any."""
+    masks0, masks1 = ([None] * len(tokens0) if mask is None else list(mask) for mask in (mask0, mask1))
+    found = []
+    for pair in zip(tokens0, tokens1, masks0, masks1):
+        each = _streamed(pair[0], pair[1], temperature, threshold, pair[2], pair[3])
+        if each is None:
+            return None
+        found.append(each)
+    return found
 
 
 def similarity(
@@ -152,7 +160,7 @@ def _streamed(
         nothing = torch.zeros(0, dtype=torch.long, device=tokens0.device)
         return _Pairs(nothing, nothing, nothing.float())
     scale = math.log2(math.e) / (tokens0.shape[1] * temperature)  # powers of 2 are cheaper than those of e
-    candidates = _candidates(tokens0.float() * scale, tokens1.float(), threshold)
+    candidates = _candidates(tokens0 * scale, tokens1, threshold)
     if candidates is None:
         return None
     found = _mutual(candidates, len(tokens0), len(tokens1))

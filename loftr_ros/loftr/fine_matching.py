@@ -67,8 +67,10 @@ def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
     """
     count, channels = windows0.shape[1:]
     side, radius = int(count**0.5), int(count**0.5) // 2
-    correlation = torch.einsum("md,mwd->mw", windows0[:, count // 2], windows1) * channels**-0.5
-    heat = torch.softmax(correlation.float(), dim=1)
+    with torch.autocast(windows0.device.type, enabled=False):  # few numbers, and their precision is that of the matches
+        center = windows0[:, count // 2].float()
+        correlation = torch.einsum("md,mwd->mw", center, windows1.float()) * channels**-0.5
+        heat = torch.softmax(correlation, dim=1)
     axis = torch.arange(-radius, radius + 1, device=heat.device, dtype=heat.dtype)
     places = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=1)
     offset = heat @ places

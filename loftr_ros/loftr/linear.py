@@ -30,11 +30,11 @@ def apply(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def _through_onednn(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # they choose for themselves
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and x.numel() > _LEAST_NUMBERS
         and torch.get_num_threads() > 1
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_exporting()
     )

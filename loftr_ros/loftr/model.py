@@ -63,12 +63,18 @@ class LoFTR(nn.Module):
     Args:
         config: the sizes.
         threshold: least confidence of a match.
+
+    Attributes:
+        in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
+        windows_at_once: number of matches in a piece.
     """
 
     def __init__(self, config: LoFTRConfig, threshold: float = 0.2) -> None:
         super().__init__()
         self.config = config
         self.threshold = threshold
+        self.in_pieces = False
+        self.windows_at_once = 512
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
@@ -121,6 +127,7 @@ class LoFTR(nn.Module):
             self.config.border,
             features0.mask,
             features1.mask,
+            in_pieces=self.in_pieces,
         )
         # 3. Fine matching
         offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
@@ -142,9 +149,14 @@ class LoFTR(nn.Module):
         coarse: CoarseMatches,
     ) -> tuple[Tensor, Tensor]:
         """Fine offset [M, 2] and its deviation [M, 2] of coarse matches, in fine cells."""
-        windows0 = self.fine_preprocess(features0.fine, tokens0, features0.grid, coarse.batch, coarse.cell0)
-        windows1 = self.fine_preprocess(features1.fine, tokens1, features1.grid, coarse.batch, coarse.cell1)
-        return fine_matching.expectation(*self.loftr_fine(windows0, windows1))
+        in_pieces = self.in_pieces or tokens0.device.type == "cpu"
+        step = self.windows_at_once if in_pieces and not torch.is_grad_enabled() else max(len(coarse.batch), 1)
+        found = []
+        for batch, cell0, cell1 in zip(coarse.batch.split(step), coarse.cell0.split(step), coarse.cell1.split(step)):
+            windows0 = self.fine_preprocess(features0.fine, tokens0, features0.grid, batch, cell0)
+            windows1 = self.fine_preprocess(features1.fine, tokens1, features1.grid, batch, cell1)
+            found.append(fine_matching.expectation(*self.loftr_fine(windows0, windows1)))
+        return torch.cat([offset for offset, _ in found]), torch.cat([deviation for _, deviation in found])
 
 
 def standardized(image: Tensor) -> Tensor:

@@ -24,12 +24,12 @@ def linear_attention(
     query, key = F.elu(query).add_(1), F.elu(key).add_(1)
     if key_mask is not None:
         key = key * key_mask[:, :, None, None]
-        value = value * key_mask[:, :, None, None]
-    length = value.shape[1]
-    value = value / length  # keeps the sums in the range of half precision
+    # Means instead of sums, in the numerator and the denominator: half precision has no room for sums.
+    key = key / key.shape[1]
     summary = torch.einsum("bshd,bshv->bhdv", key, value)
-    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1)) + 1e-6
-    message = torch.einsum("blhd,bhdv->blhv", query, summary) / normalizer[..., None] * length
+    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1).to(key.dtype))
+    least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
+    message = torch.einsum("blhd,bhdv->blhv", query, summary) / (normalizer + least)[..., None]
     return message if query_mask is None else message * query_mask[:, :, None, None]
 
 

@@ -72,12 +72,21 @@ class Backbone(nn.Module):
 
         Every stride-2 kernel is centred, so coarse cell (i, j) looks at pixel (8 i, 8 j), a fine one at (2 i, 2 j).
         """
-        x1 = self.layer1(self.relu(self.bn1(self.conv1(image))))
+        x = self.relu(self.bn1(self.conv1(image)))
+        # Features at 1/2 are most of the network's memory: none is held longer than it is needed.
+        for layer in self.layer1:
+            x = layer(x)
+        x1 = x
         x2 = self.layer2(x1)
         coarse = self.layer3_outconv(self.layer3(x2))
-        x2 = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), coarse))
-        fine = self.layer1_outconv2(_add_upsampled(self.layer1_outconv(x1), x2))
-        return coarse, fine
+        x = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), coarse))
+        skip = self.layer1_outconv(x1)
+        del x1
+        x = _add_upsampled(skip, x)
+        del skip
+        for layer in self.layer1_outconv2:
+            x = layer(x)
+        return coarse, x
 
 
 def _add_upsampled(skip: Tensor, smaller: Tensor) -> Tensor:

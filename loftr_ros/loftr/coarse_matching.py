@@ -67,13 +67,18 @@ def match_cells(
     """
     with torch.autocast(tokens0.device.type, enabled=False):
         tokens0, tokens1 = tokens0.float(), tokens1.float()
-        large = in_pieces or tokens0.device.type == "cpu" or tokens0.shape[1] * tokens1.shape[1] > _MOST_WHOLE
-        if large and threshold >= _LEAST_STREAMED_THRESHOLD:
+        whole = torch.compiler.is_compiling() or threshold < _LEAST_STREAMED_THRESHOLD
+        if not whole and (in_pieces or _is_large(tokens0, tokens1)):
             found = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
             if found is not None:
                 return _joined(found, grid0, grid1, border)
         scores = similarity(tokens0, tokens1, temperature, mask0, mask1)
         return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+
+
+def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
+    """Whether the matrix of all pairs is too large to be kept, which on a CPU is always better avoided."""
+    return tokens0.device.type == "cpu" or tokens0.shape[1] * tokens1.shape[1] > _MOST_WHOLE
 
 
 def _stream_batch(

@@ -49,8 +49,9 @@ def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Ten
     height, width = fine.shape[1:3]
     stride = COARSE_STRIDE // FINE_STRIDE
     offset = torch.arange(window, device=fine.device) - window // 2
-    rows = ((cell // grid[1] * stride)[:, None] + offset)[:, :, None]
-    columns = ((cell % grid[1] * stride)[:, None] + offset)[:, None, :]
+    row, column = _row_column(cell, grid)
+    rows = ((row * stride)[:, None] + offset)[:, :, None]
+    columns = ((column * stride)[:, None] + offset)[:, None, :]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     places = (batch[:, None, None] * height + rows.clamp(0, height - 1)) * width + columns.clamp(0, width - 1)
     # Whole cells of D numbers each are copied, and only those that are needed.
@@ -80,7 +81,14 @@ def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
 
 def cell_pixels(cell: Tensor, grid: tuple[int, int]) -> Tensor:
     """[M, 2] pixel (x, y) that each coarse cell looks at, in the network's own pixel convention."""
-    return torch.stack([cell % grid[1], cell // grid[1]], dim=1).float() * COARSE_STRIDE
+    row, column = _row_column(cell, grid)
+    return torch.stack([column, row], dim=1).float() * COARSE_STRIDE
+
+
+def _row_column(cell: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Of cells counted row by row."""
+    row = cell // grid[1]
+    return row, cell - row * grid[1]
 
 
 def refined_pixels(matches: CoarseMatches, grid1: tuple[int, int], offset: Tensor) -> Tensor:

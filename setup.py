@@ -16,6 +16,7 @@ setup(
         (f"share/{package_name}/config", glob("config/*")),
     ],
     install_requires=["setuptools"],
+    extras_require={"export": ["onnx", "onnxscript", "onnxruntime"]},
     zip_safe=False,
     maintainer="loftr_ros maintainers",
     maintainer_email="maintainers@loftr-ros.example",

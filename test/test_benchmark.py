@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import is_one_sentence, texture
+from support import is_one_sentence, pinhole, texture
 
 from loftr_ros import cli
 from loftr_ros.evaluation import benchmark, contenders
@@ -98,6 +98,14 @@ def test_contenders_take_turns_and_slow_ones_fewer(monkeypatch):
     found = benchmark.time_contenders([contender("a", 0.5, 7), contender("b", 3.0, 9)], 16, quiet=True)
     assert found == [(Times(500.0, 500.0, 16), 7), (Times(3000.0, 3000.0, 4), 9)]
     assert calls[4:12] == ["a", "b"] * 4 and calls[12:] == ["a"] * 12  # each ran twice to warm up
+
+
+def test_recordings_of_another_shape_lose_their_edges():
+    rows, columns, camera = benchmark.centre(pinhole(540, 360), (640, 480))
+    assert (rows, columns) == (slice(0, 360), slice(30, 510)) and (camera.width, camera.height) == (480, 360)
+    point = np.array([[0.1, -0.2, 1.0]])
+    moved = pinhole(540, 360).project(point) - camera.project(point)
+    np.testing.assert_allclose(moved, [[30, 0]], atol=1e-9)
 
 
 def score(name: str, work: str, median: float, peak: float | None = None) -> Score:

@@ -80,18 +80,33 @@ class Report:
 
 
 def load_frames(recording: str, size: tuple[int, int], count: int) -> tuple[list[Frame], Camera]:
-    """The first frames, resized, and their camera; of the rendered room where no recording is named."""
+    """The first frames in a size (width, height), and their camera; of the rendered room where no recording is named.
+
+    Frames of another shape lose their edges.
+    """
     if not recording:
         room = make_room(room_camera(*size))
         return list(room.frames(round_trip(_ROOM_POSES)[:count])), room.camera
     source = open_recording(recording)
+    rows, columns, camera = centre(source.camera, size)
     frames = [
-        Frame(frame.stamp_ns, cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
+        Frame(frame.stamp_ns, cv2.resize(frame.image[rows, columns], size, interpolation=cv2.INTER_AREA))
         for frame, _ in zip(source.frames(), range(count))
     ]
     if len(frames) < count:
         raise InputError(f"{recording} has only {len(frames)} frames; {count} are needed.")
-    return frames, source.camera.resized(*size)
+    return frames, camera.resized(*size)
+
+
+def centre(camera: Camera, size: tuple[int, int]) -> tuple[slice, slice, Camera]:
+    """Rows and columns of the largest centred part with the shape of `size` (width, height), and its camera."""
+    ratio = min(camera.width / size[0], camera.height / size[1])
+    width, height = round(size[0] * ratio), round(size[1] * ratio)
+    left, top = (camera.width - width) // 2, (camera.height - height) // 2
+    matrix = camera.matrix.copy()
+    matrix[:2, 2] -= (left, top)
+    part = dataclasses.replace(camera, width=width, height=height, matrix=matrix)
+    return slice(top, top + height), slice(left, left + width), part
 
 
 def machine(config: MatcherConfig, random: bool) -> dict[str, Any]:

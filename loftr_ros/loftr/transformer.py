@@ -25,11 +25,11 @@ def linear_attention(
     if key_mask is not None:
         key = key * key_mask[:, :, None, None]
     # Means instead of sums, in the numerator and the denominator: half precision has no room for sums.
-    key = key / key.shape[1]
+    key = key.div_(key.shape[1])
     summary = torch.einsum("bshd,bshv->bhdv", key, value)
     normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1).to(key.dtype))
     least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
-    message = torch.einsum("blhd,bhdv->blhv", query, summary) / (normalizer + least)[..., None]
+    message = torch.einsum("blhd,bhdv->blhv", query, summary).div_((normalizer + least)[..., None])
     return message if query_mask is None else message * query_mask[:, :, None, None]
 
 

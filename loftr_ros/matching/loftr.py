@@ -171,14 +171,14 @@ class LoFTRMatcher:
     def match_features(self, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
         """Matches; piece by piece, from then on, where the memory does not suffice."""
         try:
-            output = self._match(features0, features1)
+            return self._matches(self._match(features0, features1), features0, features1)
         except RuntimeError as error:
             if not is_out_of_memory(error) or self.network.in_pieces:
                 raise
-            _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
-            self.network.in_pieces = True
-            output = self._match(features0, features1)
-        return self._matches(output, features0, features1)
+        # Not before the error is forgotten: it holds the memory that there was.
+        _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
+        self.network.in_pieces = True
+        return self._matches(self._match(features0, features1), features0, features1)
 
     def _match(self, features0: FrameFeatures, features1: FrameFeatures) -> LoFTROutput:
         if self.device.type == "cpu":

@@ -16,6 +16,7 @@ setup(
         (f"share/{package_name}/config", glob("config/*")),
     ],
     install_requires=["setuptools"],
+    extras_require={"export": ["onnx", "onnxscript", "onnxruntime"]},
     zip_safe=False,
     maintainer="loftr_ros maintainers",
     maintainer_email="maintainers@loftr-ros.example",
@@ -27,6 +28,8 @@ setup(
             "vo_node = loftr_ros.ros.node:entry_point",
             "player = loftr_ros.ros.player:entry_point",
             "replay = loftr_ros.evaluation.replay:entry_point",
+            "benchmark = loftr_ros.ros.benchmark:entry_point",
+            "export = loftr_ros.export:entry_point",
             "render_room = loftr_ros.evaluation.render_room:entry_point",
             "download_weights = loftr_ros.download_weights:entry_point",
         ]

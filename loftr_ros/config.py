@@ -109,6 +109,20 @@ class MatcherConfig(Group):
         minimum=0,
         maximum=8192,
     )
+    target_rate: float = setting(
+        0.0,
+        "Frames a second to reach: the first frame is timed, and max_side lowered until they are; 0: off.",
+        minimum=0.0,
+        maximum=1000.0,
+    )
+    precision: str = setting(
+        "float32",
+        "Numbers that LoFTR computes with; bfloat16 is for GPUs and new CPUs, float16 for GPUs.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    compile: bool = setting(
+        False, "Compile LoFTR for its input size with torch.compile; on a GPU as CUDA graphs. Takes a minute."
+    )
     threshold: float = setting(
         0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False
     )

@@ -19,3 +19,7 @@ class WeightsError(LoftrRosError):
 
 class GeometryError(LoftrRosError):
     """A geometric problem is degenerate, so it has no (unique) solution."""
+
+
+class ExportError(LoftrRosError):
+    """A network cannot be exported, or its export does something else than the network."""

@@ -57,35 +57,10 @@ def scene(
 
 
 def lively(size: str, seed: int, gain: float = 0.4):
-    """A LoFTR with random weights whose matches occur.
+    """A LoFTR with random weights whose matches occur."""
+    from loftr_ros.evaluation.random_network import random_network  # torch is loaded only where it is used
 
-    Plain random weights make all coarse features nearly equal, so that no probability passes the threshold. So the
-    statistics of the batch norms are those of an image, and the last coarse convolution is blind to what all cells
-    have in common.
-    """
-    import torch  # loaded only by the tests that need it
-
-    from loftr_ros.loftr import CONFIGS, LoFTR
-
-    with torch.no_grad():
-        torch.manual_seed(seed)
-        network = LoFTR(CONFIGS[size])
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0.0, 0.1)
-        activations = []
-        hook = network.backbone.layer3.register_forward_hook(
-            lambda module, inputs, output: activations.append(output)
-        )
-        network.train().features(torch.from_numpy(texture(96, 96, 100 + seed)).float()[None, None] / 255.0)
-        hook.remove()
-        common = torch.linalg.svd(activations[0][0].flatten(1).T, full_matrices=False)[2][:4]
-        weight = network.backbone.layer3_outconv.weight
-        weight -= (weight[:, :, 0, 0] @ common.T @ common)[..., None, None]
-        weight *= gain
-    return network.eval()
+    return random_network(size, texture(96, 96, 100 + seed), seed, gain)
 
 
 def angle_deg(a: np.ndarray, b: np.ndarray) -> float:

@@ -23,6 +23,7 @@ ALLOWED = {
     "documentation": {"config"},
     "imaging": {"types", "errors"},
     "pictures": {"types", "errors"},
+    "export": {"cli", "errors", "loftr", "synthetic"},
     "cli": {"errors"},
     "loftr": {"config", "types", "errors"},
     "download_weights": {"cli", "errors", "loftr"},

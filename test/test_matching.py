@@ -12,7 +12,8 @@ from support import lively, texture
 from loftr_ros.errors import ConfigError, InputError, WeightsError
 from loftr_ros.loftr import CONFIGS
 from loftr_ros.matching import load_matcher
-from loftr_ros.matching.loftr import LoFTRMatcher, working_size
+from loftr_ros.matching.loftr import LoFTRMatcher
+from loftr_ros.matching.resolution import working_size
 from loftr_ros.types import Matches
 
 HOMOGRAPHY = np.array([[0.96, -0.12, 30.0], [0.10, 0.98, -12.0], [1e-4, -5e-5, 1.0]])

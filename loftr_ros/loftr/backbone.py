@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(shortcut + y)
+        return self.relu(y.add_(shortcut))
 
 
 class Backbone(nn.Module):
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
     @staticmethod
     def _smooth(inputs: int, outputs: int) -> nn.Sequential:
         return nn.Sequential(
-            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(), _conv3x3(inputs, outputs)
+            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs)
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,15 +72,24 @@ class Backbone(nn.Module):
 
         Every stride-2 kernel is centred, so coarse cell (i, j) looks at pixel (8 i, 8 j), a fine one at (2 i, 2 j).
         """
-        x1 = self.layer1(self.relu(self.bn1(self.conv1(image))))
+        x = self.relu(self.bn1(self.conv1(image)))
+        # Features at 1/2 are most of the network's memory: none is held longer than it is needed.
+        for layer in self.layer1:
+            x = layer(x)
+        x1 = x
         x2 = self.layer2(x1)
         coarse = self.layer3_outconv(self.layer3(x2))
-        x2 = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), coarse))
-        fine = self.layer1_outconv2(_add_upsampled(self.layer1_outconv(x1), x2))
-        return coarse, fine
+        x = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), coarse))
+        skip = self.layer1_outconv(x1)
+        del x1
+        x = _add_upsampled(skip, x)
+        del skip
+        for layer in self.layer1_outconv2:
+            x = layer(x)
+        return coarse, x
 
 
 def _add_upsampled(skip: Tensor, smaller: Tensor) -> Tensor:
     """Double `smaller` as the official weights expect, and crop it to sizes that are not divisible."""
     larger = F.interpolate(smaller, scale_factor=2.0, mode="bilinear", align_corners=True)
-    return skip + larger[..., : skip.shape[2], : skip.shape[3]]
+    return larger[..., : skip.shape[2], : skip.shape[3]].add_(skip)

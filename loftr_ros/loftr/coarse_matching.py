@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_MOST_SPREAD = 60.0  # exp(-60) times the least single-precision number of a row sum, 1, is far above underflow
-_IGNORED = -1e8  # below the scores of all cells that are not masked
-_ROWS_PER_PART = 192
+from loftr_ros.loftr.linear import project
+
+# Below this threshold a row may hold so many candidates that the whole matrix is the shorter way.
+_LEAST_STREAMED_THRESHOLD = 0.01
+# Larger matrices are not kept whole on a GPU either.
+_MOST_WHOLE = 1 << 27
+_TILE = {"cpu": 900_000, "cuda": 1 << 25}  # pairs of cells at a time: on a CPU what its cache holds
+_BLOCKS = 16  # of cells of image 1; each is first asked for its largest probability alone
+# Sums of exponentials outside of this range have lost digits.
+_LEAST_SUM, _LARGEST_SUM = 2.0**-90, 2.0**120
+_SLACK = 0.999  # candidates may fall short of the threshold by rounding
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,70 @@ class CoarseMatches:
     cell0: Tensor
     cell1: Tensor
     confidence: Tensor
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of cells i, j [N] of one pair of images, and their probability [N]."""
+
+    i: Tensor
+    j: Tensor
+    probability: Tensor
+
+    def __getitem__(self, selection: Tensor) -> _Pairs:
+        return _Pairs(self.i[selection], self.j[selection], self.probability[selection])
+
+
+def match_cells(
+    tokens0: Tensor,
+    tokens1: Tensor,
+    temperature: float,
+    grid0: tuple[int, int],
+    grid1: tuple[int, int],
+    threshold: float,
+    border: int,
+    mask0: Tensor | None = None,
+    mask1: Tensor | None = None,
+    in_pieces: bool = False,
+) -> CoarseMatches:
+    """Mutual nearest neighbours of the dual softmax with a confidence above the threshold, away from the border.
+
+    In pieces, on a CPU, and where the matrix of all pairs would be very large, it is never kept: see `_streamed`.
+    Always in single precision: a probability is the exponential of numbers as large as 100.
+
+    Args:
+        tokens0, tokens1: [B, L, C] and [B, S, C].
+        grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
+        mask0: [B, L] and mask1: [B, S], False for ignored cells.
+    """
+    with torch.autocast(tokens0.device.type, enabled=False):
+        tokens0, tokens1 = tokens0.float(), tokens1.float()
+        whole = torch.compiler.is_compiling() or threshold < _LEAST_STREAMED_THRESHOLD
+        if not whole and (in_pieces or _is_large(tokens0, tokens1)):
+            found = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
+            if found is not None:
+                return _joined(found, grid0, grid1, border)
+        scores = similarity(tokens0, tokens1, temperature, mask0, mask1)
+        return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+
+
+def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
+    """Whether the matrix of all pairs is too large to be kept, which on a CPU is always better avoided."""
+    return tokens0.device.type == "cpu" or tokens0.shape[1] * tokens1.shape[1] > _MOST_WHOLE
+
+
+def _stream_batch(
+    tokens0: Tensor, tokens1: Tensor, temperature: float, threshold: float, mask0: Tensor | None, mask1: Tensor | None
+) -> list[_Pairs] | None:
+    """`_streamed` for each pair of images; None if it is None for any."""
+    masks0, masks1 = ([None] * len(tokens0) if mask is None else list(mask) for mask in (mask0, mask1))
+    found = []
+    for pair in zip(tokens0, tokens1, masks0, masks1):
+        each = _streamed(pair[0], pair[1], temperature, threshold, pair[2], pair[3])
+        if each is None:
+            return None
+        found.append(each)
+    return found
 
 
 def similarity(
@@ -55,16 +128,13 @@ def select(
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
 ) -> CoarseMatches:
-    """Mutual nearest neighbours of the dual softmax with a confidence above the threshold, away from the border.
-
-    Args:
-        scores: [B, L, S] from `similarity`.
-        grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
-        mask0: [B, L] and mask1: [B, S], False for ignored cells.
-    """
+    """The same as `match_cells` from the whole matrix: scores [B, L, S] from `similarity`."""
     # log P(i, j) = 2 S(i, j) - r(i) - c(j): no second matrix of that size is needed to rank a row or a column.
-    rows, columns = log_sums(scores)
-    best, cell1, best_row = _best(scores, rows, columns)
+    scores = scores.float()
+    rows, columns = torch.logsumexp(scores, dim=2), torch.logsumexp(scores, dim=1)
+    scores = scores * 2
+    best, cell1 = (scores - columns[:, None]).max(dim=2)
+    best_row = (scores - rows[:, :, None]).argmax(dim=1)
     confidence = torch.exp(best - rows)
     cells = torch.arange(scores.shape[1], device=scores.device)
     keep = (confidence > threshold) & (torch.gather(best_row, 1, cell1) == cells)
@@ -78,54 +148,86 @@ def select(
     return CoarseMatches(batch, cell0, cell1[batch, cell0], confidence[batch, cell0])
 
 
-def log_sums(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """logsumexp of scores [B, L, S] along the rows, [B, L], and along the columns, [B, S].
+def _streamed(
+    tokens0: Tensor, tokens1: Tensor, temperature: float, threshold: float, mask0: Tensor | None, mask1: Tensor | None
+) -> _Pairs | None:
+    """Mutual nearest neighbours of one pair of images, from tokens [L, C] and [S, C], some cells of image 0 at a time.
 
-    On a CPU one exponential serves both: with m(i) the maximum of row i and g the largest of all, column sums of
-    exp(S - g) are those of exp(S - m) weighted by exp(m - g). That needs the m to lie close together; where they do
-    not, and on a GPU, the columns get exponentials of their own.
+    P is the product of a row's softmax and a column's, so where P is above the threshold, so is the row's softmax:
+    that leaves at most 1 / threshold candidates a row, all found in one pass. Whoever could be nearer to one of them
+    than its partner is a candidate as well. None where sums of exponentials leave the range of single precision.
     """
-    top = scores.amax(dim=2)
-    highest = top.amax(dim=1, keepdim=True)
-    if scores.device.type != "cpu" or not _close_together(top, highest):
-        return torch.logsumexp(scores, dim=2), torch.logsumexp(scores, dim=1)
-    row_sums, column_sums = torch.empty_like(top), torch.zeros_like(scores[:, 0])
-    weights = torch.exp(top - highest)
-    for part in _parts(scores):
-        exponentials = torch.exp(scores[:, part] - top[:, part, None])
-        row_sums[:, part] = exponentials.sum(dim=2)
-        column_sums += torch.matmul(weights[:, None, part], exponentials)[:, 0]
-    # A column that no row cares for at all must not be chosen.
-    columns = torch.where(column_sums > 0, highest + torch.log(column_sums), torch.inf)
-    return top + torch.log(row_sums), columns
+    cells0 = None if mask0 is None else torch.where(mask0)[0]
+    cells1 = None if mask1 is None else torch.where(mask1)[0]
+    tokens0 = tokens0 if cells0 is None else tokens0[cells0]
+    tokens1 = tokens1 if cells1 is None else tokens1[cells1]
+    if len(tokens0) == 0 or len(tokens1) == 0:
+        nothing = torch.zeros(0, dtype=torch.long, device=tokens0.device)
+        return _Pairs(nothing, nothing, nothing.float())
+    scale = math.log2(math.e) / (tokens0.shape[1] * temperature)  # powers of 2 are cheaper than those of e
+    candidates = _candidates(tokens0 * scale, tokens1, threshold)
+    if candidates is None:
+        return None
+    found = _mutual(candidates, len(tokens0), len(tokens1))
+    i = found.i if cells0 is None else cells0[found.i]
+    j = found.j if cells1 is None else cells1[found.j]
+    return _Pairs(i, j, found.probability)
 
 
-def _close_together(top: Tensor, highest: Tensor) -> bool:
-    """Whether exp(m - g) is far from underflow in every row that is not ignored."""
-    used = top > _IGNORED
-    return bool((torch.where(used, highest - top, 0.0) < _MOST_SPREAD).all())
+def _candidates(tokens0: Tensor, tokens1: Tensor, threshold: float) -> _Pairs | None:
+    """All pairs with a probability above the threshold, unordered; S = log2(e) S' for tokens [L, C] and [S, C]."""
+    count0, count1 = len(tokens0), len(tokens1)
+    width = -(-count1 // _BLOCKS)
+    padded = torch.cat([tokens1, tokens1[-1:].expand(width * _BLOCKS - count1, -1)])
+    shift = -project(padded, tokens0[:: max(1, count0 // 64)].contiguous()).amax()  # close to the highest of all
+    sums0, sums1 = tokens0.new_empty(count0), tokens0.new_zeros(count1)
+    hits: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start, tile in _tiles(tokens0, count1):
+        powers = project(padded, tile, shift.expand(len(tile))).exp2_()  # [S, rows]
+        row_sums = powers[:count1].sum(dim=0)
+        sums0[start : start + len(tile)] = row_sums
+        sums1 += powers[:count1].sum(dim=1)
+        blocks = powers.view(_BLOCKS, width, len(tile))
+        place, row = torch.where(blocks.amax(dim=0) > _SLACK * threshold * row_sums)
+        hits.append((place, row + start, blocks[:, place, row]))
+    if not _in_range(sums0) or not _in_range(sums1):
+        return None
+    place, i = torch.cat([hit[0] for hit in hits]), torch.cat([hit[1] for hit in hits])
+    powers = torch.cat([hit[2] for hit in hits], dim=1)  # [blocks, N]
+    j = place + torch.arange(_BLOCKS, device=i.device)[:, None] * width
+    probability = (powers / sums0[i]) * (powers / sums1[j.clamp(max=count1 - 1)])
+    block, hit = torch.where((probability > threshold) & (j < count1))
+    return _Pairs(i[hit], j[block, hit], probability[block, hit])
 
 
-def _best(scores: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of 2 S - c: the maximum of each row and where it is, [B, L]; of 2 S - r: where that of each column is, [B, S]."""
-    value, index = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.long)
-    column_value = torch.full_like(columns, -torch.inf)
-    column_index = torch.zeros_like(columns, dtype=torch.long)
-    for part in _parts(scores):
-        doubled = scores[:, part] * 2
-        value[:, part], index[:, part] = (doubled - columns[:, None]).max(dim=2)
-        best, where = (doubled - rows[:, part, None]).max(dim=1)
-        better = best > column_value
-        column_value = torch.where(better, best, column_value)
-        column_index = torch.where(better, where + part.start, column_index)
-    return value, index, column_index
+def _tiles(tokens0: Tensor, count1: int) -> list[tuple[int, Tensor]]:
+    """Some cells of image 0 each: where they start, and their tokens."""
+    rows = max(16, _TILE.get(tokens0.device.type, _TILE["cuda"]) // count1 // 16 * 16)
+    return [(start, tokens0[start : start + rows]) for start in range(0, len(tokens0), rows)]
 
 
-def _parts(scores: Tensor) -> list[slice]:
-    """Blocks of rows: small enough for the cache of a CPU; all rows at once on a GPU."""
-    count = scores.shape[1]
-    step = _ROWS_PER_PART if scores.device.type == "cpu" else count
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+def _in_range(sums: Tensor) -> bool:
+    return bool(((sums > _LEAST_SUM) & (sums < _LARGEST_SUM)).all())
+
+
+def _mutual(pairs: _Pairs, count0: int, count1: int) -> _Pairs:
+    """The pairs that are the best of their row and of their column, in the order of the rows; the first of equals."""
+    pairs = pairs[torch.argsort(pairs.i * count1 + pairs.j)]
+    order = torch.argsort(pairs.probability, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    best0 = rank.new_full((count0,), len(order)).scatter_reduce_(0, pairs.i, rank, "amin")
+    best1 = rank.new_full((count1,), len(order)).scatter_reduce_(0, pairs.j, rank, "amin")
+    return pairs[(best0[pairs.i] == rank) & (best1[pairs.j] == rank)]
+
+
+def _joined(found: list[_Pairs], grid0: tuple[int, int], grid1: tuple[int, int], border: int) -> CoarseMatches:
+    """The pairs of a batch, without those at the border."""
+    i, j = (torch.cat([getattr(each, name) for each in found]) for name in ("i", "j"))
+    batch = torch.cat([torch.full_like(each.i, b) for b, each in enumerate(found)])
+    keep = _inside(grid0, border, i.device)[i] & _inside(grid1, border, i.device)[j]
+    confidence = torch.cat([each.probability for each in found])
+    return CoarseMatches(batch[keep], i[keep], j[keep], confidence[keep])
 
 
 def _inside(grid: tuple[int, int], border: int, device: torch.device) -> Tensor:

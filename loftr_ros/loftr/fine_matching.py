@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.config import LoFTRConfig
+from loftr_ros.loftr.linear import project
 
 FINE_STRIDE = 2  # pixels between fine cells
 COARSE_STRIDE = 8  # pixels between coarse cells
@@ -38,19 +38,25 @@ class FinePreprocess(nn.Module):
             [M, window * window, D].
         """
         windows = gather_windows(fine, grid, batch, cell, self.window)
-        context = self.down_proj(tokens[batch, cell])
-        context = context[:, None, :].expand(-1, windows.shape[1], -1)
-        return self.merge_feat(torch.cat([windows, context], dim=-1))
+        # merge_feat of (window, context): the context is the same for all of a window, so its part is computed once.
+        of_window, of_context = self.merge_feat.weight.chunk(2, dim=1)
+        context = project(self.down_proj(tokens[batch, cell]), of_context, self.merge_feat.bias)
+        return project(windows, of_window).add_(context[:, None])
 
 
 def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Tensor, window: int) -> Tensor:
     """[M, window * window, D] windows of fine [B, H, W, D] centred on the given coarse cells; 0 outside the image."""
-    pad, stride = window // 2, COARSE_STRIDE // FINE_STRIDE
-    padded = F.pad(fine, (0, 0, pad, pad, pad, pad))
-    offset = torch.arange(window, device=fine.device)
-    rows = (cell // grid[1] * stride)[:, None, None] + offset[None, :, None]
-    columns = (cell % grid[1] * stride)[:, None, None] + offset[None, None, :]
-    return padded[batch[:, None, None], rows, columns].flatten(1, 2)
+    height, width = fine.shape[1:3]
+    stride = COARSE_STRIDE // FINE_STRIDE
+    offset = torch.arange(window, device=fine.device) - window // 2
+    row, column = _row_column(cell, grid)
+    rows = ((row * stride)[:, None] + offset)[:, :, None]
+    columns = ((column * stride)[:, None] + offset)[:, None, :]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    places = (batch[:, None, None] * height + rows.clamp(0, height - 1)) * width + columns.clamp(0, width - 1)
+    # Whole cells of D numbers each are copied, and only those that are needed.
+    windows = fine.reshape(-1, fine.shape[3]).index_select(0, places.flatten())
+    return windows.view(len(cell), window * window, fine.shape[3]).mul_(inside.flatten(1)[:, :, None])
 
 
 def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,8 +68,10 @@ def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
     """
     count, channels = windows0.shape[1:]
     side, radius = int(count**0.5), int(count**0.5) // 2
-    correlation = torch.einsum("md,mwd->mw", windows0[:, count // 2], windows1) * channels**-0.5
-    heat = torch.softmax(correlation.float(), dim=1)
+    with torch.autocast(windows0.device.type, enabled=False):  # few numbers, and their precision is that of the matches
+        center = windows0[:, count // 2].float()
+        correlation = torch.einsum("md,mwd->mw", center, windows1.float()) * channels**-0.5
+        heat = torch.softmax(correlation, dim=1)
     axis = torch.arange(-radius, radius + 1, device=heat.device, dtype=heat.dtype)
     places = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=1)
     offset = heat @ places
@@ -73,7 +81,14 @@ def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
 
 def cell_pixels(cell: Tensor, grid: tuple[int, int]) -> Tensor:
     """[M, 2] pixel (x, y) that each coarse cell looks at, in the network's own pixel convention."""
-    return torch.stack([cell % grid[1], cell // grid[1]], dim=1).float() * COARSE_STRIDE
+    row, column = _row_column(cell, grid)
+    return torch.stack([column, row], dim=1).float() * COARSE_STRIDE
+
+
+def _row_column(cell: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Of cells counted row by row."""
+    row = cell // grid[1]
+    return row, cell - row * grid[1]
 
 
 def refined_pixels(matches: CoarseMatches, grid1: tuple[int, int], offset: Tensor) -> Tensor:

@@ -63,12 +63,18 @@ class LoFTR(nn.Module):
     Args:
         config: the sizes.
         threshold: least confidence of a match.
+
+    Attributes:
+        in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
+        windows_at_once: number of matches in a piece.
     """
 
     def __init__(self, config: LoFTRConfig, threshold: float = 0.2) -> None:
         super().__init__()
         self.config = config
         self.threshold = threshold
+        self.in_pieces = False
+        self.windows_at_once = 512
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
@@ -111,11 +117,7 @@ class LoFTR(nn.Module):
             features0.tokens, features1.tokens, features0.mask, features1.mask
         )
         # 2. Coarse matching
-        scores = coarse_matching.similarity(tokens0, tokens1, self.config.temperature, features0.mask, features1.mask)
-        coarse = coarse_matching.select(
-            scores, features0.grid, features1.grid, self.threshold, self.config.border, features0.mask, features1.mask
-        )
-        del scores
+        coarse = self.match_cells(features0, features1, tokens0, tokens1)
         # 3. Fine matching
         offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
         return LoFTROutput(
@@ -127,6 +129,23 @@ class LoFTR(nn.Module):
             deviation=deviation.mean(dim=1) * FINE_STRIDE,
         )
 
+    def match_cells(
+        self, features0: ImageFeatures, features1: ImageFeatures, tokens0: Tensor, tokens1: Tensor
+    ) -> CoarseMatches:
+        """Coarse matches from the tokens after the transformer."""
+        return coarse_matching.match_cells(
+            tokens0,
+            tokens1,
+            self.config.temperature,
+            features0.grid,
+            features1.grid,
+            self.threshold,
+            self.config.border,
+            features0.mask,
+            features1.mask,
+            in_pieces=self.in_pieces,
+        )
+
     def refine(
         self,
         features0: ImageFeatures,
@@ -136,13 +155,28 @@ class LoFTR(nn.Module):
         coarse: CoarseMatches,
     ) -> tuple[Tensor, Tensor]:
         """Fine offset [M, 2] and its deviation [M, 2] of coarse matches, in fine cells."""
-        windows0 = self.fine_preprocess(features0.fine, tokens0, features0.grid, coarse.batch, coarse.cell0)
-        windows1 = self.fine_preprocess(features1.fine, tokens1, features1.grid, coarse.batch, coarse.cell1)
-        return fine_matching.expectation(*self.loftr_fine(windows0, windows1))
+
+        def refine_some(batch: Tensor, cell0: Tensor, cell1: Tensor) -> tuple[Tensor, Tensor]:
+            windows0 = self.fine_preprocess(features0.fine, tokens0, features0.grid, batch, cell0)
+            windows1 = self.fine_preprocess(features1.fine, tokens1, features1.grid, batch, cell1)
+            return fine_matching.expectation(*self.loftr_fine(windows0, windows1))
+
+        cells = (coarse.batch, coarse.cell0, coarse.cell1)
+        whole = tokens0.device.type != "cpu" and not self.in_pieces
+        if whole or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return refine_some(*cells)
+        pieces = [refine_some(*piece) for piece in zip(*(each.split(self.windows_at_once) for each in cells))]
+        return torch.cat([offset for offset, _ in pieces]), torch.cat([deviation for _, deviation in pieces])
 
 
 def standardized(image: Tensor) -> Tensor:
     """Images [B, 1, H, W] with mean 0 and deviation 1 each; a constant image becomes 0."""
-    mean = image.mean(dim=(2, 3), keepdim=True)
-    deviation = image.std(dim=(2, 3), keepdim=True)
-    return (image - mean) / deviation.clamp(min=1e-3)
+    centered = image - _mean(image)
+    count = image.shape[2] * image.shape[3]
+    deviation = (_mean(centered**2) * (count / max(count - 1, 1))).sqrt()
+    return centered / deviation.clamp(min=1e-3)
+
+
+def _mean(image: Tensor) -> Tensor:
+    """[B, 1, 1, 1] means; by rows first, since runtimes other than torch lose digits in sums of so many numbers."""
+    return image.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)

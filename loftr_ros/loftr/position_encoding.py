@@ -32,6 +32,8 @@ class PositionEncoding(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, H, W] to the same, with the encoding added."""
         height, width = features.shape[2:]
+        if torch.compiler.is_compiling():  # a graph for any size must not keep the table of one
+            return features + self.table(height, width).to(features.dtype)
         key = (height, width, features.device, features.dtype)
         if key not in self._cache:
             self._cache.clear()  # frames of one camera share one size: keep that one

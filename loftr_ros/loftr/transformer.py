@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loftr_ros.loftr.linear import apply
+
 
 def linear_attention(
     query: Tensor, key: Tensor, value: Tensor, query_mask: Tensor | None = None, key_mask: Tensor | None = None
@@ -19,15 +21,15 @@ def linear_attention(
     Returns:
         [B, L, heads, D]; 0 for ignored queries.
     """
-    query, key = F.elu(query) + 1, F.elu(key) + 1
+    query, key = F.elu(query).add_(1), F.elu(key).add_(1)
     if key_mask is not None:
         key = key * key_mask[:, :, None, None]
-        value = value * key_mask[:, :, None, None]
-    length = value.shape[1]
-    value = value / length  # keeps the sums in the range of half precision
+    # Means instead of sums, in the numerator and the denominator: half precision has no room for sums.
+    key = key.div_(key.shape[1])
     summary = torch.einsum("bshd,bshv->bhdv", key, value)
-    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1)) + 1e-6
-    message = torch.einsum("blhd,bhdv->blhv", query, summary) / normalizer[..., None] * length
+    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1).to(key.dtype))
+    least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
+    message = torch.einsum("blhd,bhdv->blhv", query, summary).div_((normalizer + least)[..., None])
     return message if query_mask is None else message * query_mask[:, :, None, None]
 
 
@@ -51,12 +53,14 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, source: Tensor, x_mask: Tensor | None = None, source_mask: Tensor | None = None
     ) -> Tensor:
         """Tokens x [B, L, C] updated by what they attend to in source [B, S, C]."""
-        query = self.q_proj(x).unflatten(-1, (self.heads, -1))
-        key = self.k_proj(source).unflatten(-1, (self.heads, -1))
-        value = self.v_proj(source).unflatten(-1, (self.heads, -1))
+        query = apply(self.q_proj, x).unflatten(-1, (self.heads, -1))
+        key = apply(self.k_proj, source).unflatten(-1, (self.heads, -1))
+        value = apply(self.v_proj, source).unflatten(-1, (self.heads, -1))
         message = linear_attention(query, key, value, x_mask, source_mask).flatten(-2)
-        message = self.norm1(self.merge(message))
-        return x + self.norm2(self.mlp(torch.cat([x, message], dim=-1)))
+        message = self.norm1(apply(self.merge, message))
+        first, relu, second = self.mlp
+        message = apply(second, relu(apply(first, torch.cat([x, message], dim=-1))))
+        return self.norm2(message).add_(x)
 
 
 class Transformer(nn.Module):

@@ -43,7 +43,17 @@ def matcher_from_config(config: MatcherConfig) -> Matcher:
     from loftr_ros.matching.loftr import LoFTRMatcher  # torch is loaded only where it is used
 
     try:
-        return LoFTRMatcher(config.name, config.weights or None, config.device, config.max_side, config.threshold, mask)
+        return LoFTRMatcher(
+            config.name,
+            config.weights or None,
+            config.device,
+            config.max_side,
+            config.threshold,
+            mask,
+            precision=config.precision,
+            target_rate=config.target_rate,
+            compile_network=config.compile,
+        )
     except RuntimeError as error:
         raise ConfigError(f"{error}.") from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,16 @@ import torch
 from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
+from loftr_ros.loftr.compiled import compile_parts
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
+from loftr_ros.loftr.folding import fold_batch_norms
+from loftr_ros.loftr.memory import keep_freed_memory
 from loftr_ros.matching.base import check_image
+from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
 from loftr_ros.types import Array, Image, Matches
 
+_LOG = logging.getLogger(__name__)
+_LEAST_SIDE = 64  # pixels; smaller images are not tried
 # Below this the fine heat map says less about its error than the training data's own precision does.
 _LEAST_SIGMA_PX = 0.1
 
@@ -44,10 +51,14 @@ class LoFTRMatcher:
         max_side: images are shrunk until their longer side is this; 0: never.
         threshold: least confidence.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
+        precision: "float32", "bfloat16" or "float16" (on a GPU only). The probabilities and the sub-pixel positions
+            are computed in float32 all the same.
+        target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
+        compile_network: run the network through torch.compile where that works.
 
     Raises:
         WeightsError: the weights cannot be used.
-        RuntimeError: device "cuda" without a GPU.
+        RuntimeError: device "cuda" without a GPU, or float16 without one.
     """
 
     def __init__(
@@ -58,12 +69,24 @@ class LoFTRMatcher:
         max_side: int = 640,
         threshold: float = 0.2,
         mask: Image | None = None,
+        *,
+        precision: str = "float32",
+        target_rate: float = 0.0,
+        compile_network: bool = False,
     ) -> None:
         self.name = name
         self.max_side = max_side
         self.mask = mask
+        self._target_rate = target_rate
         self.device = choose_device(device)
-        self.network = load_network(name, weights, threshold).to(self.device, memory_format=torch.channels_last)
+        self.precision = choose_precision(precision, self.device)
+        self.network = load_network(name, weights, threshold)
+        fold_batch_norms(self.network.backbone)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if compile_network:
+            compile_parts(self.network, self.device)
 
     @property
     def threshold(self) -> float:
@@ -75,13 +98,55 @@ class LoFTRMatcher:
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:
+        """Features of a grey image. Where the memory does not suffice, this and all later images are halved."""
         check_image(image)
+        if self._target_rate:
+            self._choose_side(image)
+        while True:
+            try:
+                return self._extract(image)
+            except RuntimeError as error:
+                side = max(working_size(image.shape[1], image.shape[0], self.max_side)) // 2
+                if not is_out_of_memory(error) or side < _LEAST_SIDE:
+                    raise
+            _LOG.warning("LoFTR ran out of memory: images are shrunk to a longer side of %d from now on.", side)
+            self.max_side = side
+
+    def _extract(self, image: Image) -> FrameFeatures:
         height, width = image.shape
         size = working_size(width, height, self.max_side)
         resized = image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        tensor = self._padded(resized).to(self.device, non_blocking=True).float() / 255.0
-        features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
+        tensor = self._uploaded(self._padded(resized)).float() / 255.0
+        with self._autocast():
+            features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
+        if self.device.type == "cpu":  # what follows is not faster there in less precision
+            features = replace(features, tokens=features.tokens.float(), fine=features.fine.float())
         return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def _uploaded(self, image: Tensor) -> Tensor:
+        """On the device: as bytes, and without waiting for the copy."""
+        if self.device.type != "cuda":
+            return image
+        return image.pin_memory().to(self.device, non_blocking=True)
+
+    def _choose_side(self, image: Image) -> None:
+        """Lower max_side until the target rate is reached with this image."""
+        rate, self._target_rate = self._target_rate, 0.0
+        # About half of the cells match, as between neighbouring frames or a little more.
+        other = image.copy()
+        other[image.shape[0] // 2 :] = other[image.shape[0] // 2 :][::-1]
+
+        def seconds_at(side: int) -> float:
+            self.max_side = side
+            keyframe = self.extract(other)
+            return fastest_of(lambda: self.match_features(keyframe, self.extract(image)))
+
+        longer = max(working_size(image.shape[1], image.shape[0], self.max_side))
+        self.max_side, reached = side_for_rate(longer, rate, seconds_at)
+        _LOG.warning("Images are shrunk to a longer side of %d for %.1f frames a second.", self.max_side, reached)
 
     @staticmethod
     def _padded(image: Image) -> Tensor:
@@ -92,19 +157,34 @@ class LoFTRMatcher:
         return torch.from_numpy(np.ascontiguousarray(image))
 
     def _mask(self, size: tuple[int, int], padded: tuple[int, ...]) -> Tensor | None:
-        """[1, H, W] True on the pixels of the image that are not ignored; None when that is all of them."""
-        if self.mask is None and padded == (size[1], size[0]):
+        """[1, H, W] True on the pixels of the image that are not ignored; None without a mask.
+
+        The padding needs none: the pixel that a coarse cell looks at always lies in the image.
+        """
+        if self.mask is None:
             return None
         mask = np.zeros(padded, bool)
-        mask[: size[1], : size[0]] = True
-        if self.mask is not None:
-            mask[: size[1], : size[0]] = cv2.resize(self.mask, size, interpolation=cv2.INTER_NEAREST) > 0
+        mask[: size[1], : size[0]] = cv2.resize(self.mask, size, interpolation=cv2.INTER_NEAREST) > 0
         return torch.from_numpy(mask)[None].to(self.device)
 
     @torch.inference_mode()
     def match_features(self, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
-        output = self.network.match(features0.network, features1.network)
-        return self._matches(output, features0, features1)
+        """Matches; piece by piece, from then on, where the memory does not suffice."""
+        try:
+            return self._matches(self._match(features0, features1), features0, features1)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self.network.in_pieces:
+                raise
+        # Not before the error is forgotten: it holds the memory that there was.
+        _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
+        self.network.in_pieces = True
+        return self._matches(self._match(features0, features1), features0, features1)
+
+    def _match(self, features0: FrameFeatures, features1: FrameFeatures) -> LoFTROutput:
+        if self.device.type == "cpu":
+            return self.network.match(features0.network, features1.network)
+        with self._autocast():
+            return self.network.match(features0.network, features1.network)
 
     def _matches(self, output: LoFTROutput, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
         # One transfer for all columns.
@@ -142,10 +222,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def working_size(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """(width, height) to which an image is shrunk so that its longer side is at most max_side (0: no limit)."""
-    longer = max(width, height)
-    if max_side == 0 or longer <= max_side:
-        return width, height
-    ratio = max_side / longer
-    return max(1, round(width * ratio)), max(1, round(height * ratio))
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Raises RuntimeError for float16 on a CPU, which has no units for it."""
+    if name == "float16" and device.type == "cpu":
+        raise RuntimeError("precision is float16, which needs a GPU; use float32 or bfloat16 on a CPU")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

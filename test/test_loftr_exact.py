@@ -1,0 +1,116 @@
+"""The fast paths give the answers of the plain ones."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import lively, texture
+
+from loftr_ros.loftr import coarse_matching
+from loftr_ros.loftr.coarse_matching import match_cells, select, similarity
+from loftr_ros.loftr.fine_matching import gather_windows
+from loftr_ros.loftr.folding import fold_batch_norms
+from loftr_ros.loftr.linear import project
+
+TEMPERATURE = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def related_tokens(count0: int, count1: int, batch: int = 1, spread: float = 1.2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of which some are alike, some alike to several, and some to none."""
+    generator = torch.Generator().manual_seed(count0 * 1000 + count1)
+    tokens1 = spread * torch.randn(batch, count1, 64, generator=generator)
+    origin = torch.randint(0, count1, (count0,), generator=generator)
+    noise = torch.randn(batch, count0, 64, generator=generator)
+    return tokens1[:, origin] + spread * torch.linspace(0, 1.5, count0)[None, :, None] * noise, tokens1
+
+
+def same(found, wanted, least: int) -> None:
+    assert len(wanted.cell0) >= least, "a test without matches proves nothing"
+    for name in ("batch", "cell0", "cell1"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+    torch.testing.assert_close(found.confidence, wanted.confidence, atol=1e-5, rtol=1e-4)
+
+
+def whole(tokens0, tokens1, grid0, grid1, threshold, border, mask0=None, mask1=None):
+    """By the matrix of all pairs, in double precision."""
+    scores = similarity(tokens0.double(), tokens1.double(), TEMPERATURE, mask0, mask1)
+    return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.2, 0.5])
+@pytest.mark.parametrize(("grid0", "grid1"), [((24, 32), (24, 32)), ((13, 7), (31, 5)), ((26, 10), (9, 13))])
+def test_the_streamed_dual_softmax_finds_the_same(grid0, grid1, threshold):
+    tokens = related_tokens(grid0[0] * grid0[1], grid1[0] * grid1[1])
+    found = match_cells(*tokens, TEMPERATURE, grid0, grid1, threshold, 0)
+    same(found, whole(*tokens, grid0, grid1, threshold, 0), least=3)
+
+
+def test_the_streamed_dual_softmax_with_border_masks_and_batch():
+    grid0, grid1 = (20, 24), (18, 30)
+    tokens = related_tokens(480, 540, batch=3)
+    mask0, mask1 = torch.rand(3, 480) > 0.3, torch.rand(3, 540) > 0.2
+    found = match_cells(*tokens, TEMPERATURE, grid0, grid1, 0.2, 2, mask0, mask1)
+    same(found, whole(*tokens, grid0, grid1, 0.2, 2, mask0, mask1), least=50)
+    assert set(found.batch.tolist()) == {0, 1, 2}
+
+
+def test_an_image_that_is_ignored_altogether_matches_nothing():
+    tokens = related_tokens(48, 48)
+    nothing = torch.zeros(1, 48, dtype=torch.bool)
+    assert len(match_cells(*tokens, TEMPERATURE, (6, 8), (6, 8), 0.2, 0, nothing, ~nothing).cell0) == 0
+
+
+def test_of_equal_neighbours_the_first_is_taken():
+    """Two equal cells share their probability: 1/2 along the row, 1 along the column."""
+    tokens0, tokens1 = 4 * torch.eye(4)[None], 4 * torch.eye(4)[None]
+    tokens1[:, 3] = tokens1[:, 1]
+    found = match_cells(tokens0, tokens1, TEMPERATURE, (2, 2), (2, 2), 0.2, 0)
+    same(found, whole(tokens0, tokens1, (2, 2), (2, 2), 0.2, 0), least=3)
+    assert found.cell1.tolist() == [0, 1, 2] and found.confidence[1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_scores_beyond_single_precision_take_the_whole_matrix(monkeypatch):
+    """One row far below the others: its exponentials vanish beside theirs."""
+    tokens0, tokens1 = related_tokens(192, 192, spread=4.0)
+    tokens0 = torch.cat([tokens0[:, :96], tokens0[:, 96:] * 0.01], dim=1)
+    calls = []
+    monkeypatch.setattr(coarse_matching, "select", lambda *a, **k: calls.append(1) or select(*a, **k))
+    found = match_cells(tokens0, tokens1, TEMPERATURE, (12, 16), (12, 16), 0.2, 0)
+    assert calls == [1]
+    same(found, whole(tokens0, tokens1, (12, 16), (12, 16), 0.2, 0), least=20)
+
+
+def test_folded_batch_norms_give_the_same_features():
+    network = lively("tiny", 3)
+    image = torch.from_numpy(texture(120, 168, 3)).float()[None, None] / 255.0
+    wanted = network.features(image)
+    folded = copy.deepcopy(network)
+    fold_batch_norms(folded.backbone)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    for a, b in zip(folded.features(image), wanted):
+        torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(7, 64), (1, 700, 64), (60, 25, 64)])
+def test_projections_equal_linear_layers(shape):
+    x, weight, bias = torch.randn(shape), torch.randn(48, 64), torch.randn(48)
+    torch.testing.assert_close(project(x, weight, bias), F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(project(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-4)
+
+
+def test_windows_equal_those_of_the_padded_features():
+    """At every cell, also where the window leaves the image."""
+    fine = torch.randn(2, 24, 32, 5)
+    unfolded = F.unfold(fine.permute(0, 3, 1, 2), 5, stride=4, padding=2)  # [B, D * 25, L]
+    wanted = unfolded.view(2, 5, 25, 48).permute(0, 3, 2, 1)
+    batch, cell = torch.arange(2).repeat_interleave(48), torch.arange(48).repeat(2)
+    assert torch.equal(gather_windows(fine, (6, 8), batch, cell, 5), wanted.flatten(0, 1))

@@ -1,0 +1,170 @@
+"""Memory, precision, rate and compilation: what LoFTR makes of the machine that it runs on."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support import is_one_sentence, lively, texture
+
+from loftr_ros.errors import ConfigError
+from loftr_ros.loftr import compiled
+from loftr_ros.matching import load_matcher
+from loftr_ros.matching.loftr import LoFTRMatcher
+from loftr_ros.matching.resolution import side_for_rate
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    network = lively("tiny", 0, gain=0.6)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, str(path))
+    return str(path)
+
+
+def tiny(weights: str, **options) -> LoFTRMatcher:
+    return load_matcher("tiny", weights=weights, device="cpu", threshold=0.01, **options)
+
+
+def fail_above(limit: int, function):
+    """`function`, but out of memory for images with more pixels than `limit`."""
+
+    def limited(image, *arguments):
+        if image.numel() > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return function(image, *arguments)
+
+    return limited
+
+
+def test_out_of_memory_halves_the_images(weights, caplog):
+    matcher, image = tiny(weights), texture(240, 320, 30)
+    matcher.network.extract = fail_above(10_000, matcher.network.extract)
+    matches = matcher.match(image, image)
+    assert matcher.max_side == 80 and len(matches) > 10
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert "longer side of 80" in caplog.records[-1].getMessage()
+    cells = np.stack([matches.index0 % 10, matches.index0 // 10], axis=1)  # keypoints are in original pixels
+    np.testing.assert_allclose(matches.points0, (8.0 * cells + 0.5) * 4 - 0.5, atol=1e-9)
+
+
+def test_out_of_memory_for_the_smallest_image_is_an_error(weights):
+    matcher = tiny(weights)
+    matcher.network.extract = fail_above(0, matcher.network.extract)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        matcher.extract(texture(96, 128, 31))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(weights):
+    matcher = tiny(weights)
+
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    matcher.network.extract = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        matcher.extract(texture(96, 128, 31))
+    assert matcher.max_side == 640
+
+
+def test_out_of_memory_while_matching_goes_on_in_pieces(weights, caplog):
+    matcher, image = tiny(weights), texture(96, 128, 32)
+    wanted = matcher.match(image, image)
+    plain = matcher.network.match
+
+    def limited(*features):
+        if not matcher.network.in_pieces:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return plain(*features)
+
+    matcher.network.match = limited
+    found = matcher.match(image, image)
+    assert matcher.network.in_pieces and len(caplog.records) == 1 and len(wanted) > 10
+    np.testing.assert_array_equal(found.index0, wanted.index0)
+
+
+def test_pieces_give_the_same_matches(weights):
+    matcher, image = tiny(weights), texture(160, 200, 33)
+    wanted = matcher.match(image, image)
+    matcher.network.in_pieces = True
+    matcher.network.windows_at_once = 37
+    found = matcher.match(image, image)
+    assert len(wanted) > 100
+    np.testing.assert_array_equal(found.index0, wanted.index0)
+    np.testing.assert_allclose(found.points1, wanted.points1, atol=1e-3)
+    np.testing.assert_allclose(found.sigma, wanted.sigma, atol=1e-3)
+
+
+def test_bfloat16_finds_nearly_the_same():
+    """With the bundled weights, whose matches mean something: the same cells, moved by little."""
+    whole = texture(208, 272, 34)
+    image0, image1 = whole[:192, :256].copy(), whole[8:200, 8:264].copy()
+    exact, short = (load_matcher("tiny", device="cpu", precision=p).match(image0, image1) for p in PRECISIONS)
+    common, of_exact, of_short = np.intersect1d(exact.index0, short.index0, return_indices=True)
+    assert len(exact) > 200 and len(common) > 0.9 * len(exact) and len(short) < 1.1 * len(exact)
+    distance = np.linalg.norm(exact.points1[of_exact] - short.points1[of_short], axis=1)
+    assert 0 < np.median(distance) < 0.1 and np.quantile(distance, 0.95) < 0.5
+
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def test_float16_needs_a_gpu():
+    with pytest.raises(ConfigError) as caught:
+        load_matcher("tiny", device="cpu", precision="float16")
+    assert is_one_sentence(str(caught.value)) and "float16" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "side", "reached"),
+    [(1, 640, 8.0), (8, 640, 8.0), (10, 544, 80 / 7.225), (20, 384, 80 / 3.6), (1000, 160, 128.0)],
+)
+def test_a_rate_chooses_the_largest_side_that_reaches_it(rate, side, reached):
+    """A machine that needs 0.1 s for 640 pixels, and time in proportion to the area; a fifth is left for others."""
+    found = side_for_rate(640, rate, lambda s: 0.1 * (round(s / 640, 3) ** 2))
+    assert found[0] == side and found[1] == pytest.approx(reached, rel=0.01)
+
+
+def test_a_rate_out_of_reach_takes_the_smallest_side(weights):
+    assert side_for_rate(100, 50.0, lambda side: 1.0) == (100, 0.8)
+    matcher, image = tiny(weights, target_rate=1000.0), texture(240, 320, 35)
+    features = matcher.extract(image)
+    assert matcher.max_side == 136 and features.network.grid == (13, 17)
+
+
+def test_a_low_rate_leaves_the_size(weights, caplog):
+    matcher, image = tiny(weights, target_rate=0.01), texture(120, 160, 36)
+    assert matcher.extract(image).network.grid == (15, 20)
+    assert "160" in caplog.records[0].getMessage() and len(caplog.records) == 1
+    matcher.extract(image)  # it is timed once
+    assert len(caplog.records) == 1
+
+
+def test_without_a_compiler_the_network_runs_as_it_is(weights, caplog, monkeypatch):
+    def compiler(function, mode):
+        def broken(*_):
+            raise RuntimeError("no compiler was found\nand more")
+
+        return broken
+
+    monkeypatch.setattr(compiled.torch, "compile", compiler)
+    image = texture(96, 128, 37)
+    wanted = tiny(weights).match(image, image)
+    matcher = tiny(weights, compile=True)
+    for _ in range(2):
+        found = matcher.match(image, image)
+        np.testing.assert_array_equal(found.points1, wanted.points1)
+    assert len(caplog.records) == 2  # backbone and transformer, once each
+    assert caplog.records[0].getMessage().endswith("no compiler was found")
+
+
+def test_replayed_results_are_copied(monkeypatch):
+    """CUDA graphs write every result to the same place."""
+    place = torch.zeros(3)
+    monkeypatch.setattr(compiled.torch, "compile", lambda function, mode: function)
+    function = compiled.Compiled(lambda x: (place.copy_(x), None), torch.device("cuda"))
+    first, second = function(torch.ones(3)), function(torch.full((3,), 2.0))
+    assert first[0].tolist() == [1, 1, 1] and second[0].tolist() == [2, 2, 2] and first[1] is None

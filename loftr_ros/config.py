@@ -17,6 +17,7 @@ from loftr_ros.errors import ConfigError
 
 MATCHERS = ("tiny", "outdoor", "indoor", "sift", "orb")
 SCALE_SOURCES = ("none", "depth", "odometry", "camera_height")
+TRAJECTORY_FORMATS = ("tum", "kitti")
 
 
 @dataclass(frozen=True)
@@ -187,25 +188,60 @@ class FramesConfig(Group):
     extrinsics: tuple[float, ...] = setting(
         (), "Pose of the optical frame in the base frame: x y z qx qy qz qw; empty: taken from TF.", lengths=(0, 7)
     )
+    prefix: str = setting(
+        "", "Put before odom_frame, base_frame and camera_frame: one for each robot (robot1/).", key="frame_prefix"
+    )
     publish_tf: bool = setting(True, "Publish the transform odom -> base on /tf.")
+    invert_tf: bool = setting(
+        False, "Publish it as base -> odom instead: for trees in which the base frame has a parent already."
+    )
 
 
 @dataclass(frozen=True)
 class OutputConfig(Group):
     path_length: int = setting(2000, "Poses kept in the published path.", minimum=1, maximum=1000000)
-    path_rate_hz: float = setting(2.0, "How often the path is published.", minimum=0.01, maximum=100.0, read_only=False)
+    path_rate_hz: float = setting(
+        2.0, "How often the path and the points are published.", minimum=0.01, maximum=100.0, read_only=False
+    )
     picture_rate_hz: float = setting(5.0, "Most match pictures a second.", minimum=0.01, maximum=100.0, read_only=False)
     picture_width: int = setting(
         1280, "Width of the match picture in pixels.", minimum=64, maximum=8192, read_only=False
     )
+    trajectory_folder: str = setting("", "Where ~/save_trajectory may write; empty: nowhere.")
+    trajectory_file: str = setting(
+        "trajectory.txt", "File in that folder that ~/save_trajectory writes.", read_only=False
+    )
+    trajectory_format: str = setting(
+        "tum", "What ~/save_trajectory writes.", choices=TRAJECTORY_FORMATS, read_only=False
+    )
+    viewer: str = setting(
+        "", "Live view with rerun: spawn (a window), serve (rerun connects to here), a rerun URL, or a FILE.rrd."
+    )
+
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        file = Path(self.trajectory_file)
+        if file.is_absolute() or ".." in file.parts or not file.name:
+            raise ConfigError(
+                f"trajectory_file must be a file inside trajectory_folder, not {self.trajectory_file!r}."
+            )
 
 
 @dataclass(frozen=True)
 class InputConfig(Group):
+    image_transport: str = setting(
+        "raw", "Which images are subscribed to: image, or image/compressed (JPEG, PNG).", choices=("raw", "compressed")
+    )
     camera_info_file: str = setting("", "Calibration file (camera_info YAML) instead of the camera_info topic.")
     reliable: bool = setting(
         False, "Subscribe to images reliably and keep 300 of them: for recordings that must not drop frames."
     )
+
+
+@dataclass(frozen=True)
+class NodeConfig(Group):
+    autostart: bool = setting(True, "Configure and activate the lifecycle node at its start, without being asked to.")
 
 
 GROUP_NAMES: dict[type, str] = {
@@ -215,6 +251,7 @@ GROUP_NAMES: dict[type, str] = {
     FramesConfig: "frames",
     InputConfig: "input",
     OutputConfig: "output",
+    NodeConfig: "node",
 }
 
 
@@ -228,6 +265,7 @@ class Config:
     frames: FramesConfig = field(default_factory=FramesConfig)
     input: InputConfig = field(default_factory=InputConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
 
     def __post_init__(self) -> None:
         if self.scale.source == "camera_height" and self.scale.camera_height_m <= 0:

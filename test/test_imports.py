@@ -31,8 +31,10 @@ ALLOWED = {
     # The protocol of a matcher only, not an implementation: see the test below.
     "odometry": {"config", "types", "errors", "geometry", "matching"},
     "synthetic": {"geometry", "types", "errors"},
-    "evaluation": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "synthetic"},
-    "ros": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
+    "viewer": {"types", "errors", "pictures", "geometry", "odometry"},
+    "evaluation": BASE | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "synthetic"},
+    "ros": BASE
+    | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE
     | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
 }
@@ -50,6 +52,8 @@ MESSAGES = {
     "builtin_interfaces",
     "visualization_msgs",
     "rcl_interfaces",
+    "rosgraph_msgs",
+    "lifecycle_msgs",
     "launch_ros",
 }
 

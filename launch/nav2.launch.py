@@ -16,7 +16,7 @@ from launch import LaunchDescription
 SHARE = Path(get_package_share_directory("loftr_ros"))
 ARGUMENTS = {
     "map": ("", "YAML file of the map, for Nav2's map_server."),
-    "params_file": ("", "Parameters of Nav2 (frames odom and base_link, odom_topic odom); empty: those of nav2_bringup."),
+    "params_file": ("", "Parameters of Nav2 (frames odom and base_link, topic odom); empty: those of nav2_bringup."),
     "scale": ("depth", "Where vo_node takes metres from: depth, odometry or camera_height."),
     "namespace": ("", "Namespace of all nodes."),
 }

@@ -123,3 +123,9 @@ class Viewer:
             self._stream.log("world/trajectory", self._rerun.LineStrips3D([np.array(self._positions)]))
         self._stream.flush()
         self._stream.disconnect()
+
+
+def matched_keyframe(estimate: Estimate, *candidates: Keyframe | None) -> Keyframe | None:
+    """The keyframe that the estimate's matches start from; None when it is gone already."""
+    known = (k for k in candidates if k is not None and k.frame.stamp_ns == estimate.keyframe_stamp_ns)
+    return next(known, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import array
 import re
+import shlex
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from std_msgs.msg import Header
 import loftr_ros
 from loftr_ros import cli
 from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.replay import Run, print_metrics, save
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
 from loftr_ros.evaluation.trajectory import make_folder
@@ -53,7 +55,7 @@ class Player(Node):
 
     def __init__(self, camera: Camera, node_name: str, film: Film | None = None, clock: bool = False) -> None:
         super().__init__("player")
-        self._film = film
+        self.film = film
         self._info = _camera_info(camera)
         self._way = 0.0
         self._clock = self.create_publisher(Clock, "/clock", 10) if clock else None
@@ -64,6 +66,7 @@ class Player(Node):
         self.states: dict[int, MotionState] = {}
         self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
+        self.inliers: dict[int, int] = {}
         self.poses: dict[int, Array] = {}  # pose_odom_base
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
@@ -123,6 +126,7 @@ class Player(Node):
             self.states[stamp] = MotionState(values["state"])
             if values["pose"] == "true":
                 self.posed.add(stamp)
+            self.inliers[stamp] = int(values["inliers"])
             self.milliseconds.append(float(values["processing_ms"]))
             self.changed.notify_all()
 
@@ -132,8 +136,9 @@ class Player(Node):
             self.changed.notify_all()
 
     def _on_picture(self, message: ImageMessage) -> None:
-        assert self._film is not None
-        self._film.add(np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3))
+        assert self.film is not None
+        picture = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        self.film.add(stamp_to_ns(message.header.stamp), picture)
 
 
 def _camera_info(camera: Camera) -> CameraInfo:
@@ -174,7 +179,7 @@ def gathered(player: Player, pose_base_camera: Array) -> Run:
         Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera))
         for stamp, state in sorted(player.states.items())
     ]
-    return Run(estimates, player.milliseconds)
+    return Run(estimates, player.milliseconds, [count for _, count in sorted(player.inliers.items())])
 
 
 def _camera_pose(pose_odom_base: Array | None, pose_base_camera: Array) -> Array | None:
@@ -187,16 +192,22 @@ class Film:
     Args:
         folder: where they go.
         middle: number of the picture to keep as matches.png; earlier ones stand in for it until it comes.
+
+    Attributes:
+        album: some of them.
     """
 
     def __init__(self, folder: Path, middle: int) -> None:
         self._folder, self._middle = folder, middle
+        self.album = Album()
         self._video: cv2.VideoWriter | None = None
         self._count = 0
         self._still: np.ndarray[Any, Any] | None = None
 
-    def add(self, picture: np.ndarray[Any, Any]) -> None:
+    def add(self, stamp_ns: int, picture: np.ndarray[Any, Any]) -> None:
         """A bgr picture [H, W, 3]; all of one size."""
+        if self.album.wants_next():
+            self.album.add(stamp_ns, picture)
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the codec wants even sides
         if self._video is None:
             path, codec = str(self._folder / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v")
@@ -270,7 +281,7 @@ def main(arguments: Sequence[str]) -> int:
         rclpy.try_shutdown()
         if film is not None and player.states:  # what came back before a failure is not lost
             film.close()
-            _keep(player, options, groundtruth if code == 0 else None, pose_base_camera)
+            _keep(player, options, arguments, groundtruth if code == 0 else None, pose_base_camera)
     return code
 
 
@@ -286,9 +297,22 @@ def _check(options: argparse.Namespace, groundtruth: Path | None) -> None:
         make_folder(options.output)
 
 
-def _keep(player: Player, options: argparse.Namespace, groundtruth: Path | None, pose_base_camera: Array) -> None:
+def _keep(
+    player: Player,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    groundtruth: Path | None,
+    pose_base_camera: Array,
+) -> None:
     run = gathered(player, pose_base_camera)
-    about = {"input": str(options.input), "version": loftr_ros.__version__, "through": "node"}
+    if player.film is not None:
+        run.album = player.film.album
+    about = {
+        "input": str(options.input),
+        "command": shlex.join(["player", *arguments]),
+        "version": loftr_ros.__version__,
+        "through": "node",
+    }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)
 

@@ -14,12 +14,12 @@ from loftr_ros.config import Config
 from loftr_ros.errors import InputError
 from loftr_ros.matching import Matcher
 from loftr_ros.odometry import VisualOdometry
-from loftr_ros.odometry.keyframe import Keyframe
 from loftr_ros.ros import conversions
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.inputs import Arrival, Inputs
 from loftr_ros.ros.outputs import Outputs, Result
 from loftr_ros.types import Array, Estimate, Frame, Image
+from loftr_ros.viewer import matched_keyframe
 
 _WARN_EVERY_S = 5.0
 _READY_EVERY_S = 0.02
@@ -218,9 +218,3 @@ class Tracker:
             self._node.get_logger().warning(
                 f"{estimate.state.value}: {estimate.reason}", throttle_duration_sec=_WARN_EVERY_S
             )
-
-
-def matched_keyframe(estimate: Estimate, *candidates: Keyframe | None) -> Keyframe | None:
-    """The keyframe that the estimate's matches start from; None when it is gone already."""
-    known = (k for k in candidates if k is not None and k.frame.stamp_ns == estimate.keyframe_stamp_ns)
-    return next(known, None)

@@ -16,10 +16,14 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -34,7 +38,10 @@ CAMERA_FRAME = "camera_optical"
 
 
 def node_command(namespace: str, **parameters: object) -> list[str]:
+    """`remap` is a list of from:=to; the other arguments are parameters."""
     command = [sys.executable, "-m", "loftr_ros.ros.node", "--ros-args", "-r", f"__ns:=/{namespace}"]
+    for rule in parameters.pop("remap", []):
+        command += ["-r", rule]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
     return command
@@ -63,6 +70,7 @@ def running_node(namespace: str, **parameters: object) -> Iterator[subprocess.Po
             output, _ = process.communicate()
             raise AssertionError(f"the node did not end on SIGINT:\n{output}") from None
         print(output)
+        process.log = output
         assert process.returncode == 0, output
         assert "Traceback" not in output, output
 
@@ -117,6 +125,54 @@ class Client:
     def listen_to_pictures(self) -> None:
         self._listen(ImageMessage, f"{self._node_name}/matches", self.pictures.append, qos_profile_sensor_data)
 
+    def gather(self, kind, topic: str, quality=10) -> list:
+        """A list that fills with what comes on a topic (below the node's name with ~/ in front)."""
+        messages: list = []
+        self._listen(kind, topic.replace("~", self._node_name), messages.append, quality)
+        return messages
+
+    def wait_for_subscriber(self, publisher) -> None:
+        end = time.monotonic() + 20.0
+        while not publisher.get_subscription_count():
+            assert time.monotonic() < end, f"nobody listens on {publisher.topic_name}"
+            time.sleep(0.02)
+
+    def wait_for_publisher(self, topic: str) -> None:
+        end = time.monotonic() + 20.0
+        while not self.node.count_publishers(topic.replace("~", self._node_name)):
+            assert time.monotonic() < end, f"nobody publishes {topic}"
+            time.sleep(0.02)
+
+    def settled(self) -> None:
+        """Wait until every status that says so has its odometry."""
+        assert self.wait(lambda: len(self.odometry) >= sum(s["pose"] == "true" for s in self.statuses))
+
+    def forget(self) -> None:
+        with self._changed:
+            for messages in (self.odometry, self.transforms, self.paths, self.statuses, self.diagnostics):
+                messages.clear()
+
+    def change_state(self, *labels: str) -> list[bool]:
+        """Lifecycle transitions; whether each one succeeded."""
+        requests = [ChangeState.Request(transition=Transition(label=label)) for label in labels]
+        return [self.call(ChangeState, "change_state", request).success for request in requests]
+
+    def state(self) -> str:
+        return self.call(GetState, "get_state").current_state.label
+
+    def start_fresh(self) -> None:
+        """The node as it is after its start, but without the time that a new process takes."""
+        if self.state() == "active":
+            assert self.change_state("deactivate", "cleanup") == [True, True]
+        assert self.change_state("configure", "activate") == [True, True]
+        self.wait_for_node()
+        self.forget()
+
+    def set_parameter(self, name: str, value: object):
+        """SetParametersResult."""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        return self.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[parameter])).results[0]
+
     def wait(self, condition, seconds: float = 20.0) -> bool:
         with self._changed:
             return self._changed.wait_for(condition, seconds)
@@ -141,10 +197,12 @@ class Client:
     def send(self, frame, encoding: str = "mono8") -> None:
         self.image.publish(image_message(frame.image, frame.stamp_ns, encoding))
 
-    def play(self, frames, camera) -> None:
-        """Send frames one by one, each after the status of the one before."""
+    def play(self, frames, camera, before=None) -> None:
+        """Send frames one by one, each after the status of the one before; `before(frame)` may send more with it."""
         for frame in frames:
             self.send_info(camera, frame.stamp_ns)
+            if before is not None:
+                before(frame)
             if frame.depth is not None:
                 self.depth.publish(image_message(frame.depth, frame.stamp_ns, "32FC1"))
             stamp = f"{frame.stamp_ns // 10**9}.{frame.stamp_ns % 10**9:09d}"

@@ -99,12 +99,13 @@ class Client:
         self.pictures: list[ImageMessage] = []
         self.statuses: list[dict[str, str]] = []
         self.diagnostics: list[DiagnosticArray] = []
+        self._clients: dict = {}
         self._changed = threading.Condition()
         self._listen(Odometry, "odom", self.odometry.append, 100)
         self._listen(TFMessage, "/tf", self.transforms.append, 100)
         self._listen(PathMessage, "path", self.paths.append, 10)
         self._listen(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
-        self._listen(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self._listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin)
@@ -118,6 +119,11 @@ class Client:
                 self._changed.notify_all()
 
         self.node.create_subscription(kind, topic, notify, depth)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Only of this node: the topic is the same for all."""
+        if message.status[0].name.startswith(f"{self.node.get_namespace()[1:]}/{self._node_name}:"):
+            self.diagnostics.append(message)
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.statuses.append({"message": message.message, **{v.key: v.value for v in message.values}})
@@ -219,12 +225,13 @@ class Client:
         return {stamp_to_ns(m.header.stamp): pose_of(m) for m in self.odometry}
 
     def call(self, kind, name: str, request=None):
-        client = self.node.create_client(kind, f"{self._node_name}/{name}")
-        assert client.wait_for_service(10.0)
-        future = client.call_async(request or kind.Request())
-        end = time.monotonic() + 10.0
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, f"{self._node_name}/{name}")
+        assert self._clients[name].wait_for_service(20.0)
+        future = self._clients[name].call_async(request or kind.Request())
+        end = time.monotonic() + 20.0
         while not future.done() and time.monotonic() < end:
-            time.sleep(0.01)
+            time.sleep(0.002)
         return future.result()
 
     def close(self) -> None:
@@ -235,10 +242,12 @@ class Client:
 
 
 @contextmanager
-def connected_client(namespace: str) -> Iterator[Client]:
+def connected_client(namespace: str, wait: bool = True) -> Iterator[Client]:
+    """A client of a node; waits until that is active."""
     client = Client(namespace)
     try:
-        client.wait_for_node()
+        if wait:
+            client.wait_for_node()
         yield client
     finally:
         client.close()

@@ -48,7 +48,6 @@ MESSAGES = {
     "diagnostic_msgs",
     "tf2_msgs",
     "tf2_ros",
-    "cv_bridge",
     "builtin_interfaces",
     "visualization_msgs",
     "rcl_interfaces",

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from cv_bridge import CvBridge
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Pose, PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry
@@ -23,12 +22,11 @@ from loftr_ros.errors import InputError
 from loftr_ros.evaluation.trajectory import seconds
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, quat_xyzw, skew, transform
-from loftr_ros.imaging import decode, depth_in_metres, to_grey
+from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
 from loftr_ros.odometry.keyframe import Keyframe
 from loftr_ros.pictures import Picture
 from loftr_ros.types import Array, Estimate, Image, MotionState
 
-_BRIDGE = CvBridge()
 _LEAST_VARIANCE = 1e-9  # consumers take a variance of 0 for "not given"
 _UNKNOWN_VARIANCE = 1e6
 _JPEG_QUALITY = 85
@@ -71,17 +69,10 @@ def depth_image(message: ImageMessage) -> NDArray[np.float32]:
     return depth_in_metres(_pixels(message))
 
 
-def _pixels(message: ImageMessage) -> NDArray[np.generic]:
-    # passthrough: what cv_bridge itself converts differs between its versions
-    if message.width == 0 or message.height == 0 or len(message.data) < message.step * message.height:
-        raise InputError(
-            f"The image says {message.width}x{message.height} pixels and {message.step} bytes a row, "
-            f"but holds {len(message.data)} bytes."
-        )
-    try:
-        return np.asarray(_BRIDGE.imgmsg_to_cv2(message, desired_encoding="passthrough"))
-    except Exception as error:  # CvBridgeError, KeyError, ValueError and TypeError, by version
-        raise InputError(f"The image of encoding '{message.encoding}' cannot be converted: {error}.") from None
+def _pixels(message: ImageMessage) -> NDArray[Any]:
+    return unpack(
+        message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
+    )
 
 
 def picture_message(picture: Picture, header: Header) -> ImageMessage:

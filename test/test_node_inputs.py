@@ -1,4 +1,4 @@
-"""What the real node takes in, over DDS: image transports and encodings, calibration, masks, depth, wheels, QoS, time."""
+"""What the real node takes in, over DDS: images, calibration, masks, depth, wheels, quality of service, time."""
 
 from __future__ import annotations
 

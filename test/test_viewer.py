@@ -58,12 +58,12 @@ def test_recording_holds_what_was_shown(rerun, tmp_path):
     assert [float(re.search(r"\[([\d.]+)\]", row).group(1)) for row in rows] == inliers
     times = [re.search(r"1970-01-01T00:00:00(\.\d+)?", row).group(0) for row in rows]
     assert len(set(times)) == len(frames)
-    assert len(printed(rerun, tmp_path / "run.rrd", "/world/camera")) == len(frames)
+    cells = [row.split("\u2506")[-1] for row in printed(rerun, tmp_path / "run.rrd", "/world/camera")]
+    found = [[float(n) for n in re.findall(r"-?\d[\d.e-]*", cell)] for cell in cells]
+    np.testing.assert_allclose(found, positions, atol=1e-5)
     assert len(printed(rerun, tmp_path / "run.rrd", "/matches")) == len(frames)
     assert len(printed(rerun, tmp_path / "run.rrd", "/world/points")) >= 1
-    last = max(printed(rerun, tmp_path / "run.rrd", "/world/trajectory"), key=len)
-    numbers = [float(n) for n in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", last.split("\u2506")[-1])]
-    np.testing.assert_allclose(np.reshape(numbers, (-1, 3)), positions, atol=1e-5)
+    assert len(printed(rerun, tmp_path / "run.rrd", "/world/trajectory")) >= 2
 
 
 def test_state_is_shown_when_it_changes(rerun, tmp_path):

@@ -18,7 +18,6 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
 
 from loftr_ros.config import Config
-from loftr_ros.errors import InputError
 from loftr_ros.evaluation.trajectory import seconds
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, quat_xyzw, skew, transform

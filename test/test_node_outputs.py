@@ -131,14 +131,14 @@ def test_status_says_times_that_fit_together(client):
 def test_two_cameras_in_namespaces_do_not_meet(frames):
     """Two nodes, one TF tree: topics and frames of each carry its name."""
     with (
-        running_node("left", matcher="orb", reliable=True, frame_prefix="left/"),
+        running_node("left", matcher="orb", reliable=True, frame_prefix="left/", scale="depth"),
         running_node("right", matcher="orb", reliable=True, frame_prefix="right/", scale="depth"),
         connected_client("left") as left,
         connected_client("right") as right,
     ):
-        left.play([frames[0]], CAMERA)
+        left.play(frames[:-2], CAMERA)
         right.play(frames, CAMERA)
-        assert left.wait(lambda: len(left.odometry) == 1)
+        assert left.wait(lambda: len(left.odometry) == len(frames) - 2)
         assert right.wait(lambda: len(right.odometry) == len(frames))
         for client, name in ((left, "left"), (right, "right")):
             frame_ids = {(m.header.frame_id, m.child_frame_id) for m in client.odometry}
@@ -147,8 +147,7 @@ def test_two_cameras_in_namespaces_do_not_meet(frames):
             assert client.diagnostics[-1].status[0].name == f"{name}/vo_node: visual odometry"
         # /tf is one for all
         assert left.wait(lambda: children(left) == {"left/base_link", "right/base_link"})
-        assert [s["metric"] for s in left.statuses] == ["false"]
-        assert {s["metric"] for s in right.statuses} == {"true"}
+        assert len(right.statuses) == len(left.statuses) + 2
 
 
 def children(client) -> set[str]:

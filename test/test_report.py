@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,14 @@ def test_match_pictures_are_in_it(page):
 def test_the_page_needs_no_other_file(result):
     text = (result / "report.html").read_text()
     assert "http-equiv" not in text and 'src="http' not in text and '<link rel="stylesheet"' not in text
+
+
+def test_without_plotly_the_rest_is_written(result, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    replay.save(replay.Run([Estimate(0, MotionState.LOST)], [5.0]), tmp_path, None, {})
+    assert capsys.readouterr().err == "report.html is left out: it needs plotly (pip install plotly).\n"
+    assert (tmp_path / "metrics.json").is_file()
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_album_keeps_a_dozen_at_most_evenly_spread():

@@ -127,13 +127,14 @@ def save(run: Run, output: Path, groundtruth: Path | None, about: dict[str, Any]
             failure = error
     write_atomically(output / "metrics.json", [json.dumps(metrics, indent=2)])
     plot_trajectory(output / "trajectory.png", trajectory, aligned, errors)
-    write_report(
-        output / "report.html",
-        Story(
-            metrics, run.estimates, run.milliseconds, trajectory, errors, aligned, run.inliers, run.album.pages,
-            about.get("command", ""),
-        ),
+    story = Story(
+        metrics, run.estimates, run.milliseconds, trajectory, errors, aligned, run.inliers, run.album.pages,
+        about.get("command", ""),
     )  # fmt: skip
+    try:
+        write_report(output / "report.html", story)
+    except ImportError:
+        print("report.html is left out: it needs plotly (pip install plotly).", file=sys.stderr)
     if failure is not None:
         raise failure
     return metrics

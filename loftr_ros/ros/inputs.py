@@ -27,6 +27,7 @@ from loftr_ros.types import Image
 
 _RELIABLE_QUEUE = 300
 _WHEEL_QUEUE = 50
+_DEPTH_QUEUE = 10
 _DEPTH_TOLERANCE_NS = 20_000_000
 _WAIT_S = 0.1  # for what belongs to a frame and comes on another topic
 _WARN_EVERY_S = 5.0
@@ -70,7 +71,7 @@ class Inputs:
         self.mask: Image | None = None
         self.paused = False
         self.received = 0
-        self._depths: StampedBuffer[ImageMessage] = StampedBuffer(10)
+        self._depths: StampedBuffer[ImageMessage] = StampedBuffer(_DEPTH_QUEUE)
         self._wheels = WheelWay()
         self._subscriptions: list[Any] = []
 
@@ -89,7 +90,8 @@ class Inputs:
         if not self._calibration_is_fixed:
             self._listen(CameraInfo, "camera_info", self._on_camera_info, images)
         if self._config.scale.source == "depth":
-            self._listen(ImageMessage, "depth", self._on_depth, images)
+            # Its image may be the newest while it is not.
+            self._listen(ImageMessage, "depth", self._on_depth, image_quality(self._config.input.reliable, _DEPTH_QUEUE))
         if self._config.scale.source == "odometry":
             wheels = image_quality(False, _WHEEL_QUEUE)
             self._listen(Odometry, "wheel_odom", self._on_wheel_odometry, wheels)

@@ -90,8 +90,9 @@ class Inputs:
         if not self._calibration_is_fixed:
             self._listen(CameraInfo, "camera_info", self._on_camera_info, images)
         if self._config.scale.source == "depth":
-            # Its image may be the newest while it is not.
-            self._listen(ImageMessage, "depth", self._on_depth, image_quality(self._config.input.reliable, _DEPTH_QUEUE))
+            # The newest may belong to an image that is still to come.
+            queue = image_quality(self._config.input.reliable, _DEPTH_QUEUE)
+            self._listen(ImageMessage, "depth", self._on_depth, queue)
         if self._config.scale.source == "odometry":
             wheels = image_quality(False, _WHEEL_QUEUE)
             self._listen(Odometry, "wheel_odom", self._on_wheel_odometry, wheels)

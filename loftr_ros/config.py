@@ -122,30 +122,35 @@ class MatcherConfig(Group):
 
 @dataclass(frozen=True)
 class OdometryConfig(Group):
-    min_matches: int = setting(30, "Fewer inlier matches than this give no pose.", minimum=8, maximum=10000)
+    min_matches: int = setting(
+        30, "Fewer inlier matches than this give no pose.", minimum=8, maximum=10000, read_only=False
+    )
     inlier_threshold_px: float = setting(
         1.0,
         "Largest distance of an inlier from its prediction, at a focal length of 500 pixels.",
         minimum=0.05,
         maximum=20.0,
+        read_only=False,
     )
     init_parallax_deg: float = setting(
-        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0
+        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
     )
     keyframe_inlier_ratio: float = setting(
         0.5,
         "New keyframe when the tracked share of the keyframe's first matches falls below this.",
         minimum=0.0,
         maximum=1.0,
+        read_only=False,
     )
     keyframe_flow: float = setting(
         0.10,
         "New keyframe when the median image motion exceeds this share of the image width.",
         minimum=0.001,
         maximum=1.0,
+        read_only=False,
     )
     keyframe_rotation_deg: float = setting(
-        12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0
+        12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0, read_only=False
     )
     window: int = setting(
         6, "Keyframes that are adjusted together (bundle adjustment); below 3: none.", minimum=1, maximum=50
@@ -155,13 +160,24 @@ class OdometryConfig(Group):
         "Median image motion between two frames, in pixels, below which the camera stands still.",
         minimum=0.0,
         maximum=10.0,
+        read_only=False,
     )
     max_speed_ratio: float = setting(
-        5.0, "A step this many times longer than the recent ones is a jump and is refused.", minimum=1.5, maximum=1000.0
+        5.0,
+        "A step this many times longer than the recent ones is a jump and is refused.",
+        minimum=1.5,
+        maximum=1000.0,
+        read_only=False,
     )
-    lost_after: int = setting(10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000)
+    lost_after: int = setting(
+        10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000, read_only=False
+    )
     restart_after: int = setting(
-        60, "Frames without a pose after which a new map starts at the last pose; 0: never.", minimum=0, maximum=1000000
+        60,
+        "Frames without a pose after which a new map starts at the last pose; 0: never.",
+        minimum=0,
+        maximum=1000000,
+        read_only=False,
     )
 
 

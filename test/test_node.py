@@ -286,6 +286,19 @@ def test_parameters_are_described_and_bad_values_refused_at_run_time(client):
         assert sentence in result.reason.lower() or sentence in result.reason
 
 
+def test_a_threshold_set_at_run_time_changes_the_next_pose(client, plain):
+    client.play(plain[:8], CAMERA)
+    assert client.statuses[-1]["state"] == "OK"
+    assert client.set_parameter("min_matches", 9000).successful
+    assert client.set_parameter("lost_after", 2).successful
+    client.play(plain[8:10], CAMERA)
+    assert [s["state"] for s in client.statuses[-2:]] == ["FEW_MATCHES", "LOST"]
+    assert client.set_parameter("min_matches", 30).successful
+    assert client.set_parameter("lost_after", 10).successful
+    client.play(plain[10:11], CAMERA)
+    assert client.statuses[-1]["state"] == "OK"
+
+
 def test_a_threshold_set_at_run_time_changes_the_next_match(client, plain):
     assert client.set_parameter("ratio", 0.95).successful
     client.play(plain[:2], CAMERA)

@@ -190,8 +190,9 @@ class VisualOdometryNode(LifecycleNode):
     def _apply(self, config: Config) -> None:
         """Settings that may change at run time; the others are read-only parameters."""
         self.config = config
-        if self._outputs is not None:
-            self._outputs.config = config
+        for part in (self._tracker, self._outputs):
+            if part is not None:
+                part.config = config
         if hasattr(self._matcher, "threshold"):
             self._matcher.threshold = config.matcher.threshold
         if hasattr(self._matcher, "ratio"):

@@ -187,6 +187,7 @@ class Tracker:
             self._odometry = VisualOdometry(self._matcher, camera, self.config.odometry, self.config.scale)
             if self._last is not None:  # another camera, but the same robot: odom must not jump
                 self._odometry.reset(*self._last)
+        self._odometry.config = self.config.odometry  # may have changed at run time
         return self._odometry
 
     def _forget(self, start: Start, pose_base_camera: Array) -> None:

@@ -37,9 +37,15 @@ def rerun() -> str:
 
 def printed(rerun: str, file: Path, entity: str) -> list[str]:
     """The rows of one entity as rerun prints them."""
-    command = [rerun, "rrd", "print", "-vvv", "--entity", entity, str(file)]
+    command = [rerun, "rrd", "print", "-vvv", str(file)]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    return [line for line in text.splitlines() if re.search(r"│ row_\w+", line)]
+    rows, here = [], ""
+    for line in text.splitlines():
+        found = re.search(r"entity_path: (\S+)", line)
+        here = found.group(1) if found else here
+        if here == entity and "│ row_" in line and "[null]" not in line:  # old ones print empty indicators
+            rows.append(line)
+    return rows
 
 
 def test_recording_holds_what_was_shown(rerun, tmp_path):

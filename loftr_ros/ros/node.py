@@ -116,6 +116,8 @@ class VisualOdometryNode(LifecycleNode):
         self._inputs = Inputs(self, self.config)
         self._extrinsics = Extrinsics(self, self.config.frames)
         self._viewer = Viewer(self.config.output.viewer) if self.config.output.viewer else None
+        if self._viewer is not None and self._viewer.url:
+            self.get_logger().info(f"Look at it with: rerun {self._viewer.url}")
         self._outputs = Outputs(self, self.config, self._viewer)
         self._tracker = Tracker(
             self, self.config, self._matcher, self._inputs, self._extrinsics, self._outputs, self._status_name()

@@ -357,7 +357,7 @@ def test_real_drive_at_10_hz(name, most_ate_m):
     # Reliable: on a busy machine every frame is processed all the same, only later, so the result is the same.
     with running_node(name, matcher="sift", path_rate_hz=100.0, reliable=True), connected_client(name) as client:
         client.send_info(recording.camera)
-        frames = list(recording.frames())[:60]
+        frames = list(recording.frames())[:40]
         client.play(frames[:1], recording.camera)
         started = time.monotonic()
         for i, frame in enumerate(frames[1:], 1):

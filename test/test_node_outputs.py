@@ -12,6 +12,7 @@ from node_support import AT_BASE, connected_client, pose_of, running_node  # noq
 from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, PointCloud2  # noqa: E402
 from test_node_inputs import columns  # noqa: E402
+from test_viewer import printed, rerun_command  # noqa: E402
 
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, transform  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
@@ -33,6 +34,7 @@ def client(frames):
     parameters = {
         "matcher": "sift", "reliable": True, "scale": "depth", "invert_tf": True, "extrinsics": EXTRINSICS,
         "path_rate_hz": 100.0, "picture_rate_hz": 100.0, "picture_width": 600,
+        "path_length": 3,
     }  # fmt: skip
     with running_node("outputs", **parameters), connected_client("outputs") as client:
         client.matches = client.gather(PointCloud2, "~/match_array")
@@ -120,6 +122,27 @@ def test_inverted_tf_is_the_inverse_of_the_odometry(client):
         t, q = transformed.transform.translation, transformed.transform.rotation
         found = pose_from_xyz_quat(np.array([t.x, t.y, t.z, q.x, q.y, q.z, q.w]))
         np.testing.assert_allclose(found @ pose_of(odometry), np.eye(4), atol=1e-9)
+
+
+def test_path_is_no_longer_than_its_parameter_says(client, frames):
+    assert max(len(m.poses) for m in client.paths) == 3
+    last = client.paths[-1]
+    stamps = [stamp_to_ns(pose.header.stamp) for pose in last.poses]
+    newest = [f.stamp_ns for f in frames].index(stamp_to_ns(last.header.stamp))
+    assert stamps == [f.stamp_ns for f in frames[newest - 2 : newest + 1]]
+
+
+def test_viewer_of_the_node_records_poses_and_timings(tmp_path, frames):
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    command = rerun_command()
+    file = tmp_path / "node.rrd"
+    with running_node("seen", matcher="orb", reliable=True, viewer=file), connected_client("seen") as client:
+        client.play(frames[:3], CAMERA)
+        milliseconds = [float(s["odometry_ms"]) for s in client.statuses]
+    rows = printed(command, file, "/numbers/odometry_ms")
+    found = [float(row.split("[")[-1].split("]")[0]) for row in rows]
+    np.testing.assert_allclose(found, milliseconds, atol=0.06)
+    assert len(printed(command, file, "/world/camera")) == sum(s["pose"] == "true" for s in client.statuses)
 
 
 def test_status_says_times_that_fit_together(client):

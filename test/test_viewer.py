@@ -28,6 +28,10 @@ CAMERA = room_camera(320, 240)
 def rerun() -> str:
     """The command of rerun."""
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    return rerun_command()
+
+
+def rerun_command() -> str:
     command = Path(sys.executable).parent / "rerun"
     found = str(command) if command.is_file() else shutil.which("rerun")
     if found is None:

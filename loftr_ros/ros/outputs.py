@@ -40,6 +40,7 @@ class Result:
         keyframe: the present keyframe.
         camera: of the frame and its keyframes.
         pose_base_camera: [4, 4] the extrinsics.
+        odometry_ms: time that matcher and odometry took.
     """
 
     estimate: Estimate
@@ -49,6 +50,7 @@ class Result:
     keyframe: Keyframe | None
     camera: Camera
     pose_base_camera: Array
+    odometry_ms: float
 
 
 class Rate:
@@ -124,7 +126,9 @@ class Outputs:
             self._matches.publish(conversions.matches_message(result.estimate, result.header))
         self._publish_picture(result)
         if self._viewer is not None:
-            self._viewer.show(result.estimate, result.frame.image, result.matched, result.keyframe)
+            self._viewer.show(
+                result.estimate, result.frame.image, result.matched, result.keyframe, odometry_ms=result.odometry_ms
+            )
 
     def _publish_pose(self, state: BaseState, header: Header) -> None:
         self._odometry.publish(conversions.odometry_message(state, header, self.base_frame))

@@ -150,14 +150,23 @@ class Tracker:
         before = odometry.keyframe
         converted = time.monotonic()
         estimate = odometry.process(frame)
-        tracked = time.monotonic()
+        odometry_ms = (time.monotonic() - converted) * 1e3
         if estimate.pose_world_camera is not None:
             self._last = (estimate.pose_world_camera, estimate.pose_covariance)
         keyframe = matched_keyframe(estimate, before, odometry.keyframe)
-        header = arrival.message.header
-        result = Result(estimate, frame, header, keyframe, odometry.keyframe, odometry.camera, pose_base_camera)
-        self._outputs.publish(result)
-        self._report(estimate, arrival.seconds, started, (tracked - converted) * 1e3)
+        self._outputs.publish(
+            Result(
+                estimate=estimate,
+                frame=frame,
+                header=arrival.message.header,
+                matched=keyframe,
+                keyframe=odometry.keyframe,
+                camera=odometry.camera,
+                pose_base_camera=pose_base_camera,
+                odometry_ms=odometry_ms,
+            )
+        )
+        self._report(estimate, arrival.seconds, started, odometry_ms)
 
     def _in_order(self, stamp_ns: int, pose_base_camera: Array) -> bool:
         """False for a repeated stamp; a stamp before the last one starts the odometry anew."""

@@ -17,6 +17,7 @@ from loftr_ros.errors import ConfigError
 
 MATCHERS = ("tiny", "outdoor", "indoor", "sift", "orb")
 SCALE_SOURCES = ("none", "depth", "odometry", "camera_height")
+TRAJECTORY_FORMATS = ("tum", "kitti")
 
 
 @dataclass(frozen=True)
@@ -135,30 +136,35 @@ class MatcherConfig(Group):
 
 @dataclass(frozen=True)
 class OdometryConfig(Group):
-    min_matches: int = setting(30, "Fewer inlier matches than this give no pose.", minimum=8, maximum=10000)
+    min_matches: int = setting(
+        30, "Fewer inlier matches than this give no pose.", minimum=8, maximum=10000, read_only=False
+    )
     inlier_threshold_px: float = setting(
         1.0,
         "Largest distance of an inlier from its prediction, at a focal length of 500 pixels.",
         minimum=0.05,
         maximum=20.0,
+        read_only=False,
     )
     init_parallax_deg: float = setting(
-        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0
+        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
     )
     keyframe_inlier_ratio: float = setting(
         0.5,
         "New keyframe when the tracked share of the keyframe's first matches falls below this.",
         minimum=0.0,
         maximum=1.0,
+        read_only=False,
     )
     keyframe_flow: float = setting(
         0.10,
         "New keyframe when the median image motion exceeds this share of the image width.",
         minimum=0.001,
         maximum=1.0,
+        read_only=False,
     )
     keyframe_rotation_deg: float = setting(
-        12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0
+        12.0, "New keyframe when the camera has turned this far from it.", minimum=0.5, maximum=90.0, read_only=False
     )
     window: int = setting(
         6, "Keyframes that are adjusted together (bundle adjustment); below 3: none.", minimum=1, maximum=50
@@ -168,13 +174,24 @@ class OdometryConfig(Group):
         "Median image motion between two frames, in pixels, below which the camera stands still.",
         minimum=0.0,
         maximum=10.0,
+        read_only=False,
     )
     max_speed_ratio: float = setting(
-        5.0, "A step this many times longer than the recent ones is a jump and is refused.", minimum=1.5, maximum=1000.0
+        5.0,
+        "A step this many times longer than the recent ones is a jump and is refused.",
+        minimum=1.5,
+        maximum=1000.0,
+        read_only=False,
     )
-    lost_after: int = setting(10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000)
+    lost_after: int = setting(
+        10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000, read_only=False
+    )
     restart_after: int = setting(
-        60, "Frames without a pose after which a new map starts at the last pose; 0: never.", minimum=0, maximum=1000000
+        60,
+        "Frames without a pose after which a new map starts at the last pose; 0: never.",
+        minimum=0,
+        maximum=1000000,
+        read_only=False,
     )
 
 
@@ -201,25 +218,60 @@ class FramesConfig(Group):
     extrinsics: tuple[float, ...] = setting(
         (), "Pose of the optical frame in the base frame: x y z qx qy qz qw; empty: taken from TF.", lengths=(0, 7)
     )
+    prefix: str = setting(
+        "", "Put before odom_frame, base_frame and camera_frame: one for each robot (robot1/).", key="frame_prefix"
+    )
     publish_tf: bool = setting(True, "Publish the transform odom -> base on /tf.")
+    invert_tf: bool = setting(
+        False, "Publish it as base -> odom instead: for trees in which the base frame has a parent already."
+    )
 
 
 @dataclass(frozen=True)
 class OutputConfig(Group):
     path_length: int = setting(2000, "Poses kept in the published path.", minimum=1, maximum=1000000)
-    path_rate_hz: float = setting(2.0, "How often the path is published.", minimum=0.01, maximum=100.0, read_only=False)
+    path_rate_hz: float = setting(
+        2.0, "How often the path and the points are published.", minimum=0.01, maximum=100.0, read_only=False
+    )
     picture_rate_hz: float = setting(5.0, "Most match pictures a second.", minimum=0.01, maximum=100.0, read_only=False)
     picture_width: int = setting(
         1280, "Width of the match picture in pixels.", minimum=64, maximum=8192, read_only=False
     )
+    trajectory_folder: str = setting("", "Where ~/save_trajectory may write; empty: nowhere.")
+    trajectory_file: str = setting(
+        "trajectory.txt", "File in that folder that ~/save_trajectory writes.", read_only=False
+    )
+    trajectory_format: str = setting(
+        "tum", "What ~/save_trajectory writes.", choices=TRAJECTORY_FORMATS, read_only=False
+    )
+    viewer: str = setting(
+        "", "Live view with rerun: spawn (a window), serve (rerun connects to here), a rerun URL, or a FILE.rrd."
+    )
+
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        file = Path(self.trajectory_file)
+        if file.is_absolute() or ".." in file.parts or not file.name:
+            raise ConfigError(
+                f"trajectory_file must be a file inside trajectory_folder, not {self.trajectory_file!r}."
+            )
 
 
 @dataclass(frozen=True)
 class InputConfig(Group):
+    image_transport: str = setting(
+        "raw", "Which images are subscribed to: image, or image/compressed (JPEG, PNG).", choices=("raw", "compressed")
+    )
     camera_info_file: str = setting("", "Calibration file (camera_info YAML) instead of the camera_info topic.")
     reliable: bool = setting(
         False, "Subscribe to images reliably and keep 300 of them: for recordings that must not drop frames."
     )
+
+
+@dataclass(frozen=True)
+class NodeConfig(Group):
+    autostart: bool = setting(True, "Configure and activate the lifecycle node at its start, without being asked to.")
 
 
 GROUP_NAMES: dict[type, str] = {
@@ -229,6 +281,7 @@ GROUP_NAMES: dict[type, str] = {
     FramesConfig: "frames",
     InputConfig: "input",
     OutputConfig: "output",
+    NodeConfig: "node",
 }
 
 
@@ -242,6 +295,7 @@ class Config:
     frames: FramesConfig = field(default_factory=FramesConfig)
     input: InputConfig = field(default_factory=InputConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
 
     def __post_init__(self) -> None:
         if self.scale.source == "camera_height" and self.scale.camera_height_m <= 0:

@@ -16,9 +16,13 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
@@ -34,7 +38,10 @@ CAMERA_FRAME = "camera_optical"
 
 
 def node_command(namespace: str, **parameters: object) -> list[str]:
+    """`remap` is a list of from:=to; the other arguments are parameters."""
     command = [sys.executable, "-m", "loftr_ros.ros.node", "--ros-args", "-r", f"__ns:=/{namespace}"]
+    for rule in parameters.pop("remap", []):
+        command += ["-r", rule]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
     return command
@@ -63,6 +70,7 @@ def running_node(namespace: str, **parameters: object) -> Iterator[subprocess.Po
             output, _ = process.communicate()
             raise AssertionError(f"the node did not end on SIGINT:\n{output}") from None
         print(output)
+        process.log = output
         assert process.returncode == 0, output
         assert "Traceback" not in output, output
 
@@ -91,12 +99,13 @@ class Client:
         self.pictures: list[ImageMessage] = []
         self.statuses: list[dict[str, str]] = []
         self.diagnostics: list[DiagnosticArray] = []
+        self._clients: dict = {}
         self._changed = threading.Condition()
         self._listen(Odometry, "odom", self.odometry.append, 100)
         self._listen(TFMessage, "/tf", self.transforms.append, 100)
         self._listen(PathMessage, "path", self.paths.append, 10)
         self._listen(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
-        self._listen(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self._listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin)
@@ -111,11 +120,64 @@ class Client:
 
         self.node.create_subscription(kind, topic, notify, depth)
 
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        """Only of this node: the topic is the same for all."""
+        if message.status[0].name.startswith(f"{self.node.get_namespace()[1:]}/{self._node_name}:"):
+            self.diagnostics.append(message)
+
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.statuses.append({"message": message.message, **{v.key: v.value for v in message.values}})
 
     def listen_to_pictures(self) -> None:
         self._listen(ImageMessage, f"{self._node_name}/matches", self.pictures.append, qos_profile_sensor_data)
+
+    def gather(self, kind, topic: str, quality=10) -> list:
+        """A list that fills with what comes on a topic (below the node's name with ~/ in front)."""
+        messages: list = []
+        self._listen(kind, topic.replace("~", self._node_name), messages.append, quality)
+        return messages
+
+    def wait_for_subscriber(self, publisher) -> None:
+        end = time.monotonic() + 20.0
+        while not publisher.get_subscription_count():
+            assert time.monotonic() < end, f"nobody listens on {publisher.topic_name}"
+            time.sleep(0.02)
+
+    def wait_for_publisher(self, topic: str) -> None:
+        end = time.monotonic() + 20.0
+        while not self.node.count_publishers(topic.replace("~", self._node_name)):
+            assert time.monotonic() < end, f"nobody publishes {topic}"
+            time.sleep(0.02)
+
+    def settled(self) -> None:
+        """Wait until every status that says so has its odometry."""
+        assert self.wait(lambda: len(self.odometry) >= sum(s["pose"] == "true" for s in self.statuses))
+
+    def forget(self) -> None:
+        with self._changed:
+            for messages in (self.odometry, self.transforms, self.paths, self.statuses, self.diagnostics):
+                messages.clear()
+
+    def change_state(self, *labels: str) -> list[bool]:
+        """Lifecycle transitions; whether each one succeeded."""
+        requests = [ChangeState.Request(transition=Transition(label=label)) for label in labels]
+        return [self.call(ChangeState, "change_state", request).success for request in requests]
+
+    def state(self) -> str:
+        return self.call(GetState, "get_state").current_state.label
+
+    def start_fresh(self) -> None:
+        """The node as it is after its start, but without the time that a new process takes."""
+        if self.state() == "active":
+            assert self.change_state("deactivate", "cleanup") == [True, True]
+        assert self.change_state("configure", "activate") == [True, True]
+        self.wait_for_node()
+        self.forget()
+
+    def set_parameter(self, name: str, value: object):
+        """SetParametersResult."""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        return self.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[parameter])).results[0]
 
     def wait(self, condition, seconds: float = 20.0) -> bool:
         with self._changed:
@@ -141,10 +203,12 @@ class Client:
     def send(self, frame, encoding: str = "mono8") -> None:
         self.image.publish(image_message(frame.image, frame.stamp_ns, encoding))
 
-    def play(self, frames, camera) -> None:
-        """Send frames one by one, each after the status of the one before."""
+    def play(self, frames, camera, before=None) -> None:
+        """Send frames one by one, each after the status of the one before; `before(frame)` may send more with it."""
         for frame in frames:
             self.send_info(camera, frame.stamp_ns)
+            if before is not None:
+                before(frame)
             if frame.depth is not None:
                 self.depth.publish(image_message(frame.depth, frame.stamp_ns, "32FC1"))
             stamp = f"{frame.stamp_ns // 10**9}.{frame.stamp_ns % 10**9:09d}"
@@ -161,12 +225,13 @@ class Client:
         return {stamp_to_ns(m.header.stamp): pose_of(m) for m in self.odometry}
 
     def call(self, kind, name: str, request=None):
-        client = self.node.create_client(kind, f"{self._node_name}/{name}")
-        assert client.wait_for_service(10.0)
-        future = client.call_async(request or kind.Request())
-        end = time.monotonic() + 10.0
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, f"{self._node_name}/{name}")
+        assert self._clients[name].wait_for_service(20.0)
+        future = self._clients[name].call_async(request or kind.Request())
+        end = time.monotonic() + 20.0
         while not future.done() and time.monotonic() < end:
-            time.sleep(0.01)
+            time.sleep(0.002)
         return future.result()
 
     def close(self) -> None:
@@ -177,10 +242,12 @@ class Client:
 
 
 @contextmanager
-def connected_client(namespace: str) -> Iterator[Client]:
+def connected_client(namespace: str, wait: bool = True) -> Iterator[Client]:
+    """A client of a node; waits until that is active."""
     client = Client(namespace)
     try:
-        client.wait_for_node()
+        if wait:
+            client.wait_for_node()
         yield client
     finally:
         client.close()

@@ -32,8 +32,10 @@ ALLOWED = {
     # The protocol of a matcher only, not an implementation: see the test below.
     "odometry": {"config", "types", "errors", "geometry", "matching"},
     "synthetic": {"geometry", "types", "errors"},
-    "evaluation": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "synthetic"},
-    "ros": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
+    "viewer": {"types", "errors", "pictures", "geometry", "odometry"},
+    "evaluation": BASE | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "synthetic"},
+    "ros": BASE
+    | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE
     | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
 }
@@ -47,10 +49,11 @@ MESSAGES = {
     "diagnostic_msgs",
     "tf2_msgs",
     "tf2_ros",
-    "cv_bridge",
     "builtin_interfaces",
     "visualization_msgs",
     "rcl_interfaces",
+    "rosgraph_msgs",
+    "lifecycle_msgs",
     "launch_ros",
 }
 

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("launch_ros", reason="launch_ros is not installed: it comes with a ROS 2 installation")
 pytest.importorskip("tf2_ros", reason="tf2_ros is not installed: it comes with a ROS 2 installation")
@@ -18,6 +19,7 @@ from geometry_msgs.msg import TransformStamped  # noqa: E402
 from node_support import CAMERA_FRAME, connected_client, pose_of, running_node  # noqa: E402
 from tf2_ros import Buffer, StaticTransformBroadcaster, TransformListener  # noqa: E402
 
+from loftr_ros.config import settings  # noqa: E402
 from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
@@ -38,14 +40,21 @@ def installed() -> None:
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["ros2", "launch", "loftr_ros", "vo.launch.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    return ros2("launch", "loftr_ros", "vo.launch.py", *arguments)
+
+
+def ros2(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ros2", *arguments], capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_arguments_are_declared_and_described(installed):
     shown = launch("--show-args").stdout
     for name in ("image", "camera_info", "config", "weights", "device", "publish_tf", "use_sim_time", "rviz", "bag"):
         assert f"'{name}':" in shown
+    for file, name in (("rgbd", "depth"), ("robot_localization", "ekf_config"), ("nav2", "params_file")):
+        shown_too = ros2("launch", "loftr_ros", f"{file}.launch.py", "--show-args").stdout
+        assert f"'{name}':" in shown_too
+        assert "'matcher':" in shown_too  # those of vo.launch.py as well
     assert shown.count("(default: ") == shown.count("':\n")
 
 
@@ -58,6 +67,61 @@ def test_a_recording_is_played_and_measured(installed, tmp_path):
     assert metrics["frames"] == 12
     assert metrics["poses"] >= 9
     assert metrics["ate_sim3_rmse_m"] < 0.05
+
+
+def test_wheels_and_time_of_a_recording_are_played_too(installed, tmp_path):
+    write_sequence(tmp_path / "room", make_room(CAMERA), round_trip(16, share=0.2), 10.0)
+    truth = tmp_path / "room" / "groundtruth_tum.txt"
+    done = launch(
+        f"bag:={tmp_path / 'room'}", "matcher:=sift", "scale:=odometry", f"odometry:={truth}",
+        f"groundtruth:={truth}", f"output:={tmp_path / 'out'}", "use_sim_time:=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["poses"] >= 8
+    assert abs(metrics["scale"] - 1) < 0.1
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("extrinsics:=abc", "extrinsics must be 7 numbers, not 'abc'."),
+        ("extrinsics:=[0, 0, 1]", "extrinsics must be 7 numbers, not '[0, 0, 1]'."),
+        ("camera_height:=high", "camera_height must be 1 number, not 'high'."),
+        ("publish_tf:=maybe", "publish_tf must be true or false, not 'maybe'."),
+    ],
+)
+def test_bad_arguments_end_the_launch_with_one_sentence(installed, argument, sentence):
+    done = launch(argument)
+    assert done.returncode == 1
+    assert sentence in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["robot_localization", "nav2_bringup"])
+def test_examples_name_the_package_that_they_need(installed, package):
+    try:
+        get_package_share_directory(package)
+    except PackageNotFoundError:
+        done = ros2("launch", "loftr_ros", f"{package.removesuffix('_bringup')}.launch.py")
+        assert done.returncode == 1
+        assert f"{package} is not installed: apt install" in done.stdout + done.stderr
+    else:
+        pytest.skip(f"{package} is installed here")
+
+
+def test_lifecycle_and_parameters_by_the_command_line(installed):
+    with running_node("cli", matcher="orb", autostart=False), connected_client("cli", wait=False) as client:
+        assert client.state() == "unconfigured"
+        for transition, state in (("configure", "inactive"), ("activate", "active"), ("deactivate", "inactive")):
+            assert ros2("lifecycle", "set", "/cli/vo_node", transition).stdout == "Transitioning successful\n"
+            assert ros2("lifecycle", "get", "/cli/vo_node").stdout.split()[0] == state
+        dumped = yaml.safe_load(ros2("param", "dump", "/cli/vo_node").stdout)["/cli/vo_node"]["ros__parameters"]
+        assert settings().keys() - dumped.keys() == set()
+        assert dumped["matcher"] == "orb"
+        refused = ros2("param", "set", "/cli/vo_node", "trajectory_file", "../x")
+        assert "must be a file inside trajectory_folder" in refused.stdout + refused.stderr
 
 
 def test_a_node_that_cannot_start_ends_the_launch(installed):
@@ -74,7 +138,9 @@ def test_extrinsics_come_from_tf_and_tf_agrees_with_odom():
     ):
         client.send_info(CAMERA)
         client.send(frames[0])
-        assert not client.wait(lambda: bool(client.odometry), 2.0)  # no transform yet: no output
+        missing = "the transform from 'camera_optical' to 'base_link' (TF, or parameter extrinsics) is missing."
+        assert client.wait(lambda: any(missing in d.status[0].message for d in client.diagnostics))
+        assert client.odometry == []
         broadcaster = StaticTransformBroadcaster(client.node)
         broadcaster.sendTransform(base_to_camera())
         buffer = Buffer()

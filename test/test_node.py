@@ -13,9 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
 from node_support import AT_BASE, connected_client, image_message, pose_of, refused, running_node  # noqa: E402
-from rcl_interfaces.msg import Parameter as ParameterMessage  # noqa: E402
-from rcl_interfaces.msg import ParameterType, ParameterValue  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from loftr_ros.config import limits_of, settings  # noqa: E402
@@ -152,100 +150,163 @@ def test_no_scale_is_said_and_the_shape_of_the_way_is_right(frames, truth, tmp_p
     assert errors.rpe_rotation_rmse_deg < 0.8
 
 
-def test_tf_can_be_left_to_others(frames):
-    with running_node("quiet", matcher="orb", reliable=True, publish_tf=False), connected_client("quiet") as client:
-        client.play([dataclasses.replace(f, depth=None) for f in frames[:3]], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 0)
-        assert client.transforms == []
+@pytest.fixture(scope="module")
+def plain(frames):
+    return [dataclasses.replace(f, depth=None) for f in frames]
 
 
-def test_image_before_camera_info_is_kept_until_it_comes(frames):
-    with running_node("late", matcher="orb", reliable=True), connected_client("late") as client:
-        client.send(frames[0])
-        assert not client.wait(lambda: bool(client.statuses), 1.0)
-        client.send_info(CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 1)
-        assert stamp_to_ns(client.odometry[0].header.stamp) == frames[0].stamp_ns
+@pytest.fixture(scope="module")
+def shared():
+    """One node for all tests that only need a fresh map; it leaves TF to others."""
+    with running_node("shared", matcher="orb", reliable=True, publish_tf=False), connected_client("shared") as client:
+        yield client
 
 
-def test_uncalibrated_camera_is_refused(frames):
-    with running_node("raw", matcher="orb", reliable=True), connected_client("raw") as client:
-        client.send_info(CAMERA, k=np.zeros(9))
-        client.send(frames[0])
-        assert not client.wait(lambda: bool(client.odometry), 1.5)
-        client.send_info(CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 1)
+@pytest.fixture
+def client(shared):
+    shared.start_fresh()
+    return shared
 
 
-def test_backward_jump_of_time_starts_anew_at_the_origin(frames):
-    with running_node("jump", matcher="orb", reliable=True), connected_client("jump") as client:
-        plain = [dataclasses.replace(f, depth=None) for f in frames]
-        client.play(plain[:10], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 1)
-        assert np.linalg.norm(pose_of(client.odometry[-1])[:3, 3]) > 0.01
-        before = len(client.odometry)
-        client.play(plain[:1], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == before + 1)
-        np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
+def test_tf_can_be_left_to_others(client, plain):
+    client.play(plain[:3], CAMERA)
+    assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 0)
+    assert client.transforms == []
 
 
-def test_reset_service_starts_anew_at_the_origin(frames):
-    with running_node("reset", matcher="orb", reliable=True), connected_client("reset") as client:
-        plain = [dataclasses.replace(f, depth=None) for f in frames]
-        client.play(plain[:8], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == sum(s["pose"] == "true" for s in client.statuses) > 1)
-        before = len(client.odometry)
-        assert client.call(Trigger, "reset").success
-        client.play(plain[8:9], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == before + 1)
-        np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
+def test_image_before_camera_info_is_kept_until_it_comes(client, plain):
+    client.send(plain[0])
+    assert client.wait(lambda: any("a calibration on /shared/camera_info" in text for text in diagnoses(client)))
+    assert client.statuses == []
+    client.send_info(CAMERA)
+    assert client.wait(lambda: len(client.odometry) == 1)
+    assert stamp_to_ns(client.odometry[0].header.stamp) == plain[0].stamp_ns
 
 
-def test_wrong_image_is_skipped_and_the_next_one_goes_on(frames):
-    with running_node("wrong", matcher="orb", reliable=True), connected_client("wrong") as client:
-        client.send_info(CAMERA)
-        client.send(frames[0], encoding="no_such_encoding")
-        message = image_message(frames[1].image[:40], frames[1].stamp_ns, "mono8")
-        message.height = CAMERA.height  # 320 rows are missing
-        client.image.publish(message)
-        client.play([dataclasses.replace(frames[2], depth=None)], CAMERA)
-        assert client.wait(lambda: len(client.odometry) == 1)
-        assert stamp_to_ns(client.odometry[0].header.stamp) == frames[2].stamp_ns
+def diagnoses(client) -> list[str]:
+    return [message.status[0].message for message in client.diagnostics]
 
 
-def test_slow_matcher_drops_stale_frames_and_counts_them(frames):
+def test_uncalibrated_camera_is_refused(client, plain):
+    client.send_info(CAMERA, k=np.zeros(9))
+    client.send(plain[0])
+    assert not client.wait(lambda: bool(client.odometry), 1.5)
+    client.send_info(CAMERA)
+    assert client.wait(lambda: len(client.odometry) == 1)
+
+
+def test_changed_calibration_starts_anew_at_the_last_pose(client, plain):
+    client.play(plain[:8], CAMERA)
+    client.settled()
+    last = pose_of(client.odometry[-1])
+    assert np.linalg.norm(last[:3, 3]) > 0.01
+    other = dataclasses.replace(CAMERA, matrix=CAMERA.matrix * np.array([[1.1], [1.1], [1.0]]))
+    before = len(client.odometry)
+    client.play(plain[8:9], other)
+    assert client.wait(lambda: len(client.odometry) == before + 1)
+    np.testing.assert_allclose(pose_of(client.odometry[-1]), last, atol=1e-9)
+
+
+def test_backward_jump_of_time_starts_anew_at_the_origin(client, plain):
+    client.play(plain[:8], CAMERA)
+    client.settled()
+    assert np.linalg.norm(pose_of(client.odometry[-1])[:3, 3]) > 0.01
+    before = len(client.odometry)
+    client.play(plain[:1], CAMERA)
+    assert client.wait(lambda: len(client.odometry) == before + 1)
+    np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
+
+
+def test_gap_in_time_gives_no_absurd_velocity(client, plain):
+    client.play(plain[:6], CAMERA)
+    later = [dataclasses.replace(f, stamp_ns=f.stamp_ns + 20 * SECOND) for f in plain[6:9]]
+    client.play(later, CAMERA)
+    client.settled()
+    speeds = [m.twist.twist.linear for m in client.odometry]
+    speeds = np.array([np.linalg.norm([v.x, v.y, v.z]) for v in speeds])
+    assert np.isfinite(speeds).all()
+    after = [i for i, m in enumerate(client.odometry) if stamp_to_ns(m.header.stamp) >= later[0].stamp_ns]
+    assert len(after) >= 2
+    assert speeds[after].max() < 3 * speeds[: after[0]].max()
+
+
+def test_reset_service_starts_anew_at_the_origin(client, plain):
+    client.play(plain[:8], CAMERA)
+    client.settled()
+    before = len(client.odometry)
+    assert client.call(Trigger, "reset").success
+    client.play(plain[8:9], CAMERA)
+    assert client.wait(lambda: len(client.odometry) == before + 1)
+    np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
+
+
+def test_wrong_image_is_skipped_and_the_next_one_goes_on(client, plain):
+    client.send_info(CAMERA)
+    client.send(plain[0], encoding="no_such_encoding")
+    message = image_message(plain[1].image[:40], plain[1].stamp_ns, "mono8")
+    message.height = CAMERA.height  # 320 rows are missing
+    client.image.publish(message)
+    client.play([plain[2]], CAMERA)
+    assert client.wait(lambda: len(client.odometry) == 1)
+    assert stamp_to_ns(client.odometry[0].header.stamp) == plain[2].stamp_ns
+
+
+def test_slow_matcher_drops_stale_frames_and_counts_them(plain):
     with running_node("slow", matcher="sift", reliable=False), connected_client("slow") as client:
-        plain = [dataclasses.replace(f, depth=None) for f in frames]
         client.play(plain[:1], CAMERA)
         for frame in plain[1:-1]:
             client.send(frame)
             time.sleep(0.01)
         client.play(plain[-1:], CAMERA)  # sent again where best effort loses it
         assert len(client.statuses) < len(plain)
-        assert int(client.statuses[-1]["dropped_frames"]) > 0
+        last = client.statuses[-1]
+        assert int(last["dropped_frames"]) > 0
+        # What came is processed, dropped, or was sent again and skipped.
+        assert int(last["received_frames"]) >= len(client.statuses) + int(last["dropped_frames"])
         assert max(float(s["latency_ms"]) - float(s["processing_ms"]) for s in client.statuses[1:]) < 3000
 
 
-def set_parameter(client, name: str, value: ParameterValue):
-    request = SetParameters.Request(parameters=[ParameterMessage(name=name, value=value)])
-    (result,) = client.call(SetParameters, "set_parameters", request).results
-    return result
+def test_parameters_are_described_and_bad_values_refused_at_run_time(client):
+    keys = list(settings())
+    described = client.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=keys))
+    for key, descriptor in zip(keys, described.descriptors):
+        limits = limits_of(settings()[key][1])
+        assert descriptor.description == limits.text
+        assert descriptor.read_only == limits.read_only
+    assert client.set_parameter("ratio", 0.7).successful
+    for name, value, sentence in (
+        ("ratio", 7.0, "range"),
+        ("ratio", "high", "type"),
+        ("matcher", "sift", "read-only"),
+        ("trajectory_format", "csv", "trajectory_format must be one of tum, kitti, not 'csv'."),
+        ("trajectory_file", "../x", "trajectory_file must be a file inside trajectory_folder, not '../x'."),
+    ):
+        result = client.set_parameter(name, value)
+        assert not result.successful
+        assert sentence in result.reason.lower() or sentence in result.reason
 
 
-def test_parameters_are_described_and_bad_values_refused_at_run_time():
-    with running_node("set", matcher="orb"), connected_client("set") as client:
-        keys = list(settings())
-        described = client.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=keys))
-        for key, descriptor in zip(keys, described.descriptors):
-            limits = limits_of(settings()[key][1])
-            assert descriptor.description == limits.text
-            assert descriptor.read_only == limits.read_only
-        good = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=0.7)
-        assert set_parameter(client, "ratio", good).successful
-        bad = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=7.0)
-        assert not set_parameter(client, "ratio", bad).successful
-        fixed = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="sift")
-        assert not set_parameter(client, "matcher", fixed).successful
+def test_a_threshold_set_at_run_time_changes_the_next_pose(client, plain):
+    client.play(plain[:8], CAMERA)
+    assert client.statuses[-1]["state"] == "OK"
+    assert client.set_parameter("min_matches", 9000).successful
+    assert client.set_parameter("lost_after", 2).successful
+    client.play(plain[8:10], CAMERA)
+    assert [s["state"] for s in client.statuses[-2:]] == ["FEW_MATCHES", "LOST"]
+    assert client.set_parameter("min_matches", 30).successful
+    assert client.set_parameter("lost_after", 10).successful
+    client.play(plain[10:11], CAMERA)
+    assert client.statuses[-1]["state"] == "OK"
+
+
+def test_a_threshold_set_at_run_time_changes_the_next_match(client, plain):
+    assert client.set_parameter("ratio", 0.95).successful
+    client.play(plain[:2], CAMERA)
+    many = int(client.statuses[-1]["matches"])
+    assert client.set_parameter("ratio", 0.4).successful
+    client.play(plain[2:3], CAMERA)
+    assert int(client.statuses[-1]["matches"]) < 0.5 * many
+    assert client.set_parameter("ratio", 0.8).successful
 
 
 @pytest.mark.parametrize(
@@ -260,6 +321,8 @@ def test_parameters_are_described_and_bad_values_refused_at_run_time():
         ({"matcher": "orb", "extrinsics": [0.0] * 7}, "has length 0, not 1."),
         ({"matcher": "orb", "camera_info_file": "/nowhere.yaml", "extrinsics": AT_BASE}, "/nowhere.yaml"),
         ({"matcher": "outdoor", "weights": "/nowhere.ckpt"}, "The weights file /nowhere.ckpt does not exist."),
+        ({"matcher": "orb", "trajectory_file": "/etc/passwd"}, "must be a file inside trajectory_folder"),
+        ({"matcher": "orb", "extrinsics": AT_BASE, "viewer": "window"}, "neither spawn, serve, a rerun URL nor a FILE"),
     ],
 )
 def test_bad_parameters_stop_the_start_with_one_sentence(parameters, sentence):
@@ -288,13 +351,13 @@ def real_sequence(name: str) -> Path:
     return Path(data) / name
 
 
-@pytest.mark.parametrize(("name", "most_ate_m"), [("kitti06", 0.25), ("kitti00", 3.0)])
+@pytest.mark.parametrize(("name", "most_ate_m"), [("kitti06", 0.25), ("kitti00", 0.8)])
 def test_real_drive_at_10_hz(name, most_ate_m):
     recording = open_recording(real_sequence(name))
     # Reliable: on a busy machine every frame is processed all the same, only later, so the result is the same.
     with running_node(name, matcher="sift", path_rate_hz=100.0, reliable=True), connected_client(name) as client:
         client.send_info(recording.camera)
-        frames = list(recording.frames())
+        frames = list(recording.frames())[:40]
         client.play(frames[:1], recording.camera)
         started = time.monotonic()
         for i, frame in enumerate(frames[1:], 1):

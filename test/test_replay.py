@@ -22,7 +22,7 @@ from loftr_ros.geometry.se3 import make_pose, rotation_from_vector
 
 COUNT = 12
 IMAGES = sliding_images(COUNT)
-FILES = ["metrics.json", "trajectory.png", "trajectory_kitti.txt", "trajectory_tum.txt"]
+FILES = ["metrics.json", "report.html", "trajectory.png", "trajectory_kitti.txt", "trajectory_tum.txt"]
 
 
 def truth_text() -> str:

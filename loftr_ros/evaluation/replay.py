@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -26,13 +27,19 @@ from loftr_ros.config import (
     load_settings,
 )
 from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
 from loftr_ros.evaluation.plots import plot_trajectory
+from loftr_ros.evaluation.report import Story, write_report
 from loftr_ros.evaluation.sequences import Options, Recording, check_size, open_recording
 from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_atomically, write_kitti, write_tum
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
+from loftr_ros.pictures import match_picture
 from loftr_ros.types import Estimate
+from loftr_ros.viewer import Viewer, matched_keyframe
+
+_PICTURE_WIDTH = 720
 
 
 @dataclass
@@ -42,11 +49,15 @@ class Run:
     Attributes:
         estimates: of all frames, in order (without their matches, which would fill the memory).
         milliseconds: of all frames.
+        inliers: their number, of all frames; empty where it is not known.
+        album: some pictures of matches.
         failure: what ended the recording early; or None.
     """
 
     estimates: list[Estimate] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    inliers: list[int] = field(default_factory=list)
+    album: Album = field(default_factory=Album)
     failure: LoftrRosError | None = None
 
     @property
@@ -55,16 +66,25 @@ class Run:
         return Trajectory([stamp for stamp, _ in known], [pose for _, pose in known])
 
 
-def replay(recording: Recording, odometry: VisualOdometry, progress: bool = False) -> Run:
+def replay(
+    recording: Recording, odometry: VisualOdometry, progress: bool = False, viewer: Viewer | None = None
+) -> Run:
     """Process all frames. What was computed before an unreadable frame is kept; see Run.failure."""
     run = Run()
     frames = cli.progress(recording.frames(), len(recording) or None, "replay", quiet=not progress)
     try:
         for frame in frames:
             check_size(frame, recording.camera)
-            started = time.perf_counter()
+            before, started = odometry.keyframe, time.perf_counter()
             estimate = odometry.process(frame)
             run.milliseconds.append((time.perf_counter() - started) * 1e3)
+            matched = matched_keyframe(estimate, before, odometry.keyframe)
+            if matched is not None and len(estimate.matches) and run.album.wants_next():
+                picture = match_picture(matched.frame.image, frame.image, estimate, _PICTURE_WIDTH)
+                run.album.add(frame.stamp_ns, picture)
+            if viewer is not None:
+                viewer.show(estimate, frame.image, matched, odometry.keyframe, milliseconds=run.milliseconds[-1])
+            run.inliers.append(int(estimate.inliers.sum()))
             run.estimates.append(
                 dataclasses.replace(estimate, matches=estimate.matches[:0], inliers=estimate.inliers[:0])
             )
@@ -87,7 +107,11 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run, output: Path, groundtruth: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """Write trajectories, metrics.json and trajectory.png; return the metrics. Raises InputError."""
+    """Write trajectories, metrics.json, trajectory.png and report.html; return the metrics. Raises InputError.
+
+    Args:
+        about: more for metrics.json; "command" and "config" have their own places in the report.
+    """
     trajectory = run.trajectory
     write_tum(output / "trajectory_tum.txt", trajectory)
     write_kitti(output / "trajectory_kitti.txt", trajectory)
@@ -103,6 +127,14 @@ def save(run: Run, output: Path, groundtruth: Path | None, about: dict[str, Any]
             failure = error
     write_atomically(output / "metrics.json", [json.dumps(metrics, indent=2)])
     plot_trajectory(output / "trajectory.png", trajectory, aligned, errors)
+    story = Story(
+        metrics, run.estimates, run.milliseconds, trajectory, errors, aligned, run.inliers, run.album.pages,
+        about.get("command", ""),
+    )  # fmt: skip
+    try:
+        write_report(output / "report.html", story)
+    except ImportError:
+        print("report.html is left out: it needs plotly (pip install plotly).", file=sys.stderr)
     if failure is not None:
         raise failure
     return metrics
@@ -125,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--odometry", default="", metavar="FILE|TOPIC", help="wheel odometry for --scale odometry")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
+    parser.add_argument("--viewer", metavar="TARGET", help="live view: spawn, serve, a rerun URL or a FILE.rrd")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -132,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace) -> Config:
     """The file's settings with those of the command line over them. Raises ConfigError."""
     settings = load_settings(arguments.config) if arguments.config else {}
-    keys = ("matcher", "weights", "device", "scale", "camera_height")
+    keys = ("matcher", "weights", "device", "scale", "camera_height", "viewer")
     given = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
     return config_from_dict({**settings, **given})
 
@@ -155,9 +188,13 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"The ground truth {groundtruth} does not exist.")
     make_folder(options.output)
     odometry = VisualOdometry(matcher_from_config(config.matcher), recording.camera, config.odometry, config.scale)
-    run = replay(recording, odometry, progress=not options.quiet)
+    viewer = Viewer(config.output.viewer) if config.output.viewer else None
+    run = replay(recording, odometry, progress=not options.quiet, viewer=viewer)
+    if viewer is not None:
+        viewer.destroy()
     about = {
         "input": str(options.input),
+        "command": shlex.join(["replay", *arguments]),
         "version": loftr_ros.__version__,
         "config": config_to_dict(config),
     }

@@ -66,7 +66,7 @@ class VisualOdometry:
     Args:
         matcher: finds the keyframe's points in each frame.
         camera: calibration of the frames.
-        config, scale: settings.
+        config, scale: settings; `config` may be replaced between frames (all of it but the window's size takes effect).
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class VisualOdometry:
         self.camera = camera
         self.config = config or OdometryConfig()
         self.scale = scale or ScaleConfig()
-        self._threshold = self.config.inlier_threshold_px / _FOCAL
         self.reset()
 
     def reset(self, pose_world_camera: Array | None = None, covariance: Array | None = None) -> None:
@@ -96,6 +95,11 @@ class VisualOdometry:
         self._maps = 0
         self._scene_depth = 1.0
         self._unit = MapUnit(self.scale)
+
+    @property
+    def _threshold(self) -> float:
+        """Largest distance of an inlier in normalized units."""
+        return self.config.inlier_threshold_px / _FOCAL
 
     @property
     def keyframe(self) -> Keyframe | None:

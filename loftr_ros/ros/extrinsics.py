@@ -21,7 +21,7 @@ class Extrinsics:
     """
 
     def __init__(self, node: Node, config: FramesConfig) -> None:
-        self._base = config.base
+        self._base = config.prefix + config.base
         self._known: Array | None = None
         self._buffer: Any = None
         if config.extrinsics:
@@ -34,11 +34,15 @@ class Extrinsics:
             from tf2_ros import Buffer, TransformListener
         except ImportError:
             raise ConfigError(
-                f"The pose of the camera in '{config.base}' is unknown: this machine has no tf2_ros to look it up, "
+                f"The pose of the camera in '{self._base}' is unknown: this machine has no tf2_ros to look it up, "
                 "so set the parameter extrinsics (x y z qx qy qz qw)."
             ) from None
         self._buffer = Buffer()
         self._listener = TransformListener(self._buffer, node)
+
+    def destroy(self) -> None:
+        if self._buffer is not None:
+            self._listener.unregister()
 
     def pose_base_camera(self, camera_frame: str) -> Array | None:
         """The extrinsics; None while TF does not have them yet. Taken once: the camera is fixed to the base."""

@@ -50,6 +50,12 @@ class Mailbox(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
+    def open(self) -> None:
+        """Empty again, and no longer closed."""
+        with self._changed:
+            self._items.clear()
+            self._closed = False
+
 
 class StampedBuffer(Generic[T]):
     """The last few items with their stamps, to find the one that belongs to a frame."""

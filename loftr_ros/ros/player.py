@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import array
 import re
+import shlex
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -30,12 +32,13 @@ from std_msgs.msg import Header
 import loftr_ros
 from loftr_ros import cli
 from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.replay import Run, print_metrics, save
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
 from loftr_ros.evaluation.trajectory import make_folder
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat
-from loftr_ros.ros.conversions import ns_to_stamp, stamp_to_ns
+from loftr_ros.ros.conversions import ns_to_stamp, pose_of, stamp_to_ns
 from loftr_ros.types import Array, Estimate, Frame, MotionState
 
 CAMERA_FRAME = "camera_optical"
@@ -50,17 +53,21 @@ _VIDEO_HZ = 10.0
 class Player(Node):
     """Publishes frames; gathers the statuses, odometry and match pictures that come back."""
 
-    def __init__(self, camera: Camera, node_name: str, film: Film | None = None) -> None:
+    def __init__(self, camera: Camera, node_name: str, film: Film | None = None, clock: bool = False) -> None:
         super().__init__("player")
-        self._film = film
+        self.film = film
         self._info = _camera_info(camera)
+        self._way = 0.0
+        self._clock = self.create_publisher(Clock, "/clock", 10) if clock else None
         self._image = self.create_publisher(ImageMessage, "image", 10)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
         self._depth = self.create_publisher(ImageMessage, "depth", 10)
+        self._wheels = self.create_publisher(Odometry, "wheel_odom", 10)
         self.states: dict[int, MotionState] = {}
         self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
-        self.poses: dict[int, Array] = {}
+        self.inliers: dict[int, int] = {}
+        self.poses: dict[int, Array] = {}  # pose_odom_base
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
         self.create_subscription(Odometry, "odom", self._on_odometry, 100)
@@ -79,11 +86,23 @@ class Player(Node):
 
     def send(self, frame: Frame) -> None:
         header = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=CAMERA_FRAME)
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=header.stamp))
+        if frame.distance is not None:
+            self._send_wheels(frame.distance, header)
         self._info.header = header
         self._camera_info.publish(self._info)
         if frame.depth is not None:
             self._depth.publish(_message(frame.depth.astype(np.float32), "32FC1", header))
         self._image.publish(_message(frame.image, "mono8", header))
+
+    def _send_wheels(self, distance: float, header: Header) -> None:
+        """Wheels that only know how far they went: the same way, straight on."""
+        self._way += distance
+        message = Odometry(header=Header(stamp=header.stamp, frame_id="wheels"), child_frame_id="wheels_base")
+        message.pose.pose.position.x = self._way
+        message.pose.pose.orientation.w = 1.0
+        self._wheels.publish(message)
 
     def wait_for_answer(self, stamp_ns: int, seconds: float) -> bool:
         """Repeats the calibration meanwhile: a best-effort subscriber may have missed it."""
@@ -107,20 +126,19 @@ class Player(Node):
             self.states[stamp] = MotionState(values["state"])
             if values["pose"] == "true":
                 self.posed.add(stamp)
+            self.inliers[stamp] = int(values["inliers"])
             self.milliseconds.append(float(values["processing_ms"]))
             self.changed.notify_all()
 
     def _on_odometry(self, message: Odometry) -> None:
-        p, q = message.pose.pose.position, message.pose.pose.orientation
         with self.changed:
-            self.poses[stamp_to_ns(message.header.stamp)] = pose_from_xyz_quat(
-                np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w])
-            )
+            self.poses[stamp_to_ns(message.header.stamp)] = pose_of(message.pose.pose)
             self.changed.notify_all()
 
     def _on_picture(self, message: ImageMessage) -> None:
-        assert self._film is not None
-        self._film.add(np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3))
+        assert self.film is not None
+        picture = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        self.film.add(stamp_to_ns(message.header.stamp), picture)
 
 
 def _camera_info(camera: Camera) -> CameraInfo:
@@ -161,7 +179,7 @@ def gathered(player: Player, pose_base_camera: Array) -> Run:
         Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera))
         for stamp, state in sorted(player.states.items())
     ]
-    return Run(estimates, player.milliseconds)
+    return Run(estimates, player.milliseconds, [count for _, count in sorted(player.inliers.items())])
 
 
 def _camera_pose(pose_odom_base: Array | None, pose_base_camera: Array) -> Array | None:
@@ -174,16 +192,22 @@ class Film:
     Args:
         folder: where they go.
         middle: number of the picture to keep as matches.png; earlier ones stand in for it until it comes.
+
+    Attributes:
+        album: some of them.
     """
 
     def __init__(self, folder: Path, middle: int) -> None:
         self._folder, self._middle = folder, middle
+        self.album = Album()
         self._video: cv2.VideoWriter | None = None
         self._count = 0
         self._still: np.ndarray[Any, Any] | None = None
 
-    def add(self, picture: np.ndarray[Any, Any]) -> None:
+    def add(self, stamp_ns: int, picture: np.ndarray[Any, Any]) -> None:
         """A bgr picture [H, W, 3]; all of one size."""
+        if self.album.wants_next():
+            self.album.add(stamp_ns, picture)
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the codec wants even sides
         if self._video is None:
             path, codec = str(self._folder / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v")
@@ -212,6 +236,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--groundtruth", type=Path, metavar="FILE", help="TUM trajectory to compare with")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
     parser.add_argument("--depth", action="store_true", help="send the depth images too")
+    parser.add_argument(
+        "--odometry", default="", metavar="FILE|TOPIC", help="send the way of the wheels too: a TUM file, or of the bag"
+    )
+    parser.add_argument("--clock", action="store_true", help="send the recording's time on /clock, for use_sim_time")
     parser.add_argument("--node", default="vo_node", help="name of the odometry node")
     parser.add_argument(
         "--extrinsics", type=float, nargs=7, default=CAMERA_AT_BASE, metavar="N",
@@ -226,12 +254,15 @@ def main(arguments: Sequence[str]) -> int:
         pose_base_camera = pose_from_xyz_quat(np.array(options.extrinsics))
     except GeometryError as error:
         raise InputError(str(error)) from None
-    recording = open_recording(options.input, Options(options.camera_info, 10.0, options.image_topic, options.depth))
+    recording = open_recording(
+        options.input,
+        Options(options.camera_info, 10.0, options.image_topic, options.depth, options.odometry),
+    )
     groundtruth = options.groundtruth or recording.groundtruth
     _check(options, groundtruth)
     rclpy.init(args=list(arguments))
     film = None if options.output is None else Film(options.output, len(recording) // 2)
-    player = Player(recording.camera, options.node, film)
+    player = Player(recording.camera, options.node, film, options.clock)
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     spinning = threading.Thread(target=_spin, args=(executor,))
@@ -250,7 +281,7 @@ def main(arguments: Sequence[str]) -> int:
         rclpy.try_shutdown()
         if film is not None and player.states:  # what came back before a failure is not lost
             film.close()
-            _keep(player, options, groundtruth if code == 0 else None, pose_base_camera)
+            _keep(player, options, arguments, groundtruth if code == 0 else None, pose_base_camera)
     return code
 
 
@@ -266,9 +297,22 @@ def _check(options: argparse.Namespace, groundtruth: Path | None) -> None:
         make_folder(options.output)
 
 
-def _keep(player: Player, options: argparse.Namespace, groundtruth: Path | None, pose_base_camera: Array) -> None:
+def _keep(
+    player: Player,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+    groundtruth: Path | None,
+    pose_base_camera: Array,
+) -> None:
     run = gathered(player, pose_base_camera)
-    about = {"input": str(options.input), "version": loftr_ros.__version__, "through": "node"}
+    if player.film is not None:
+        run.album = player.film.album
+    about = {
+        "input": str(options.input),
+        "command": shlex.join(["player", *arguments]),
+        "version": loftr_ros.__version__,
+        "through": "node",
+    }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)
 

@@ -28,6 +28,11 @@ setup(
             "player = loftr_ros.ros.player:entry_point",
             "replay = loftr_ros.evaluation.replay:entry_point",
             "render_room = loftr_ros.evaluation.render_room:entry_point",
+            "match = loftr_ros.uses.match:entry_point",
+            "retrieve = loftr_ros.uses.retrieve:entry_point",
+            "attention = loftr_ros.uses.attention:entry_point",
+            "reconstruct = loftr_ros.uses.reconstruct:entry_point",
+            "compare = loftr_ros.uses.compare:entry_point",
             "download_weights = loftr_ros.download_weights:entry_point",
         ]
     },

@@ -23,16 +23,20 @@ ALLOWED = {
     "documentation": {"config"},
     "imaging": {"types", "errors"},
     "pictures": {"types", "errors"},
+    "places": set(),
     "cli": {"errors"},
     "loftr": {"config", "types", "errors"},
     "download_weights": {"cli", "errors", "loftr"},
     "matching": BASE | {"loftr"},
     "geometry": {"config", "types", "errors"},
     # The protocol of a matcher only, not an implementation: see the test below.
-    "odometry": {"config", "types", "errors", "geometry", "matching"},
+    "odometry": {"config", "types", "errors", "geometry", "matching", "places"},
     "synthetic": {"geometry", "types", "errors"},
     "evaluation": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "synthetic"},
-    "ros": BASE | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
+    "ros": BASE
+    | {"cli", "pictures", "places", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic", "uses"},
+    "uses": BASE
+    | {"cli", "pictures", "places", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE
     | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
 }

@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.matching.base import check_image
+from loftr_ros.matching.descriptor import pooled
 from loftr_ros.types import Array, Image, Matches
 
 # Below this the fine heat map says less about its error than the training data's own precision does.
@@ -75,13 +77,18 @@ class LoFTRMatcher:
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:
+        tensor, mask, scale = self.network_input(image)
+        return FrameFeatures(self.network.extract(tensor, mask), scale)
+
+    def network_input(self, image: Image) -> tuple[Tensor, Tensor | None, Array]:
+        """The image as the network takes it, its mask (or None), and FrameFeatures.scale."""
         check_image(image)
         height, width = image.shape
         size = working_size(width, height, self.max_side)
         resized = image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         tensor = self._padded(resized).to(self.device, non_blocking=True).float() / 255.0
-        features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
-        return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
+        mask = self._mask(size, tuple(tensor.shape))
+        return tensor[None, None], mask, np.array([width / size[0], height / size[1]])
 
     @staticmethod
     def _padded(image: Image) -> Tensor:
@@ -131,6 +138,14 @@ class LoFTRMatcher:
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))
+
+    def keypoints(self, features: FrameFeatures) -> None:
+        """Everywhere."""
+
+    def describe(self, features: FrameFeatures) -> NDArray[np.float32]:
+        tokens, mask = features.network.tokens[0], features.network.mask
+        used = tokens if mask is None else tokens[mask[0]]
+        return pooled(used.float().cpu().numpy())
 
 
 def choose_device(name: str) -> torch.device:

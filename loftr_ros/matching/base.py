@@ -19,6 +19,11 @@ class Matcher(Protocol):
 
     name: str
 
+    @property
+    def fingerprint(self) -> str:
+        """The same text means that `describe` says the same of an image: size, weights and settings."""
+        ...
+
     def extract(self, image: Image) -> Any:
         """Features of a grey image [H, W] uint8."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +46,17 @@ class ClassicalMatcher:
     def __init__(self, name: str, max_keypoints: int, ratio: float, mask: Image | None = None) -> None:
         self.name = name
         self.ratio = ratio
+        self._max_keypoints = max_keypoints
         self.mask = mask
         if name == "orb":
             self._detector = cv2.ORB_create(max_keypoints)
         else:
             self._detector = cv2.SIFT_create(max_keypoints)
+
+    @property
+    def fingerprint(self) -> str:
+        mask = "" if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest()
+        return f"{self.name} {self._max_keypoints} {mask}"
 
     def extract(self, image: Image) -> Keypoints:
         check_image(image)

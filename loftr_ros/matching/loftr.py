@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,15 @@ class LoFTRMatcher:
     @threshold.setter
     def threshold(self, value: float) -> None:
         self.network.threshold = value
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        if self.mask is not None:
+            digest.update(self.mask.tobytes())
+        return f"{self.name} {self.max_side} {digest.hexdigest()}"
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:

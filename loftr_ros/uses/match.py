@@ -31,7 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("match.png"), metavar="FILE", help="picture (match.png)")
     parser.add_argument("--json", action="store_true", help="print all results as JSON instead of text")
     parser.add_argument(
-        "--camera-info", type=Path, metavar="FILE", help="calibration; else camera_info.yaml in the folder of A or above"
+        "--camera-info",
+        type=Path,
+        metavar="FILE",
+        help="calibration; else camera_info.yaml in the folder of A or above",
     )
     parser.add_argument("--camera-info1", type=Path, metavar="FILE", help="of B, where it is another camera")
     parser.add_argument("--depth", type=Path, metavar="FILE", help="depth image of A: makes the translation metric")
@@ -69,9 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _pose(matches: Matches, camera0: Camera, image1: NDArray[Any], options: argparse.Namespace) -> RelativePose:
-    camera1 = camera_of(
-        options.image1, image1.shape[1], image1.shape[0], options.camera_info1 or options.camera_info
-    )
+    camera1 = camera_of(options.image1, image1.shape[1], image1.shape[0], options.camera_info1 or options.camera_info)
     depth0 = None if options.depth is None else read_depth(options.depth)
     return relative_pose(matches, camera0, camera1, depth0, options.baseline)
 

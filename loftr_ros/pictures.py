@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from loftr_ros.types import Estimate, Image
+from loftr_ros.types import Array, Estimate, Image, Matches
 
 Picture = NDArray[np.uint8]  # [H, W, 3] bgr
 

@@ -87,18 +87,13 @@ class LoFTRMatcher:
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:
-        tensor, mask, scale = self.network_input(image)
-        return FrameFeatures(self.network.extract(tensor, mask), scale)
-
-    def network_input(self, image: Image) -> tuple[Tensor, Tensor | None, Array]:
-        """The image as the network takes it, its mask (or None), and FrameFeatures.scale."""
         check_image(image)
         height, width = image.shape
         size = working_size(width, height, self.max_side)
         resized = image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         tensor = self._padded(resized).to(self.device, non_blocking=True).float() / 255.0
-        mask = self._mask(size, tuple(tensor.shape))
-        return tensor[None, None], mask, np.array([width / size[0], height / size[1]])
+        features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
+        return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
 
     @staticmethod
     def _padded(image: Image) -> Tensor:

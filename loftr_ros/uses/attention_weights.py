@@ -8,13 +8,17 @@ only in the matching itself, the softmax over the products of the features, `Pas
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from loftr_ros.errors import InputError
 from loftr_ros.loftr import LoFTR
@@ -117,9 +121,8 @@ class Passage:
         return torch.softmax(scores[0], dim=1).cpu().numpy()
 
 
-@torch.inference_mode()
 def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
-    """Send two grey images [H, W] through the coarse transformer of a LoFTR matcher and keep every layer's input.
+    """Send two grey images [H, W] through a LoFTR matcher and keep what its coarse transformer works on.
 
     Raises:
         InputError: the matcher is no LoFTR.
@@ -127,38 +130,51 @@ def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
     network = getattr(matcher, "network", None)
     if not isinstance(network, LoFTR):
         raise InputError(f"The matcher '{matcher.name}' has no attention; take a LoFTR.")
-    (before0, mask0, grid0, scale0), (before1, mask1, grid1, scale1) = (
-        _backbone(matcher, network, image) for image in (image0, image1)
+    calls = _Calls()
+    with calls.watching(network):
+        features0 = matcher.extract(image0)
+        features1 = matcher.extract(image1)
+        matcher.match_features(features0, features1)
+    transformer = network.loftr_coarse
+    # Every part works on image 0 first, then on image 1.
+    cells0, cells1 = (
+        ImageCells(
+            image.shape,
+            features.scale,
+            features.network.grid,
+            features.network.mask,
+            calls.outputs[network.backbone][i][0].flatten(2).transpose(1, 2),
+            calls.outputs[transformer.layers[-1]][i],
+        )
+        for i, (image, features) in enumerate(((image0, features0), (image1, features1)))
     )
-    tokens0, tokens1 = (_tokens(network, before) for before in (before0, before1))
     layers = []
-    for layer, name in zip(network.loftr_coarse.layers, network.loftr_coarse.names):
-        if name == "self":
-            layers.append(LayerInput(name, layer, tokens0, tokens0, mask0))
-            tokens0 = layer(tokens0, tokens0, mask0, mask0)
-            tokens1 = layer(tokens1, tokens1, mask1, mask1)
-        else:
-            layers.append(LayerInput(name, layer, tokens0, tokens1, mask1))
-            tokens0 = layer(tokens0, tokens1, mask0, mask1)
-            tokens1 = layer(tokens1, tokens0, mask1, mask0)
-    return Passage(
-        ImageCells(image0.shape, scale0, grid0, mask0, before0.flatten(2).transpose(1, 2), tokens0),
-        ImageCells(image1.shape, scale1, grid1, mask1, before1.flatten(2).transpose(1, 2), tokens1),
-        layers,
-        network.config.temperature,
-    )
+    for layer, name in zip(transformer.layers, transformer.names):
+        tokens, source, _, source_mask = calls.inputs[layer][0]
+        layers.append(LayerInput(name, layer, tokens, source, source_mask))
+    return Passage(cells0, cells1, layers, network.config.temperature)
 
 
-def _backbone(matcher: Matcher, network: LoFTR, image: Image) -> tuple[Tensor, Tensor | None, tuple[int, int], Array]:
-    """Coarse features [1, C, rows, columns], mask [1, L], grid and scale of an image."""
-    pixels, mask, scale = matcher.network_input(image)  # type: ignore[attr-defined]
-    coarse = network.features(pixels)[0]
-    cells = None if mask is None else mask[:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).bool()
-    return coarse, cells, (coarse.shape[2], coarse.shape[3]), scale
+class _Calls:
+    """Inputs and outputs of the parts of a network, in the order of their calls."""
 
+    def __init__(self) -> None:
+        self.inputs: dict[nn.Module, list[Any]] = defaultdict(list)
+        self.outputs: dict[nn.Module, list[Any]] = defaultdict(list)
 
-def _tokens(network: LoFTR, coarse: Tensor) -> Tensor:
-    return network.pos_encoding(coarse).flatten(2).transpose(1, 2)
+    @contextmanager
+    def watching(self, network: LoFTR) -> Iterator[None]:
+        parts = [network.backbone, *network.loftr_coarse.layers]
+        hooks = [part.register_forward_hook(self._keep) for part in parts]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _keep(self, part: nn.Module, inputs: Any, output: Any) -> None:
+        self.inputs[part].append(inputs)
+        self.outputs[part].append(output)
 
 
 def principal_colours(features: list[NDArray[np.float32]]) -> list[NDArray[np.uint8]]:

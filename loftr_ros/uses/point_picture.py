@@ -35,38 +35,34 @@ def point_picture(
 
 
 def _eye(points: Array, positions: Array, size: tuple[int, int]) -> tuple[Array, float]:
-    """pose_eye_world [4, 4] and focal length of a camera that sees nearly all of it."""
-    everything = np.concatenate([points, np.repeat(positions, max(1, len(points) // (4 * len(positions))), axis=0)])
-    low, high = np.percentile(everything, [3, 97], axis=0)
-    centre = (low + high) / 2
+    """pose_eye_world [4, 4] and focal length of a camera that sees all but the outermost points."""
+    low, high = np.percentile(points, [1, 99], axis=0)
+    inside = np.concatenate([points[np.all((points >= low) & (points <= high), axis=1)], positions])
     cy, sy, cp, sp = np.cos(_YAW), np.sin(_YAW), np.cos(_PITCH), np.sin(_PITCH)
-    forward = np.array([sy * cp, sp, cy * cp])
-    right = np.array([cy, 0.0, -sy])
+    forward, right = np.array([sy * cp, sp, cy * cp]), np.array([cy, 0.0, -sy])
     rotation = np.stack([right, np.cross(forward, right), forward], axis=1)
+    turned = inside @ rotation
+    centre = (turned.min(axis=0) + turned.max(axis=0)) / 2
+    turned -= centre
     focal = size[0] / (2 * np.tan(_FIELD_OF_VIEW / 2))
-    # Far enough that every one of the points (but the outermost) projects into the picture.
-    inside = everything[np.all((everything >= low) & (everything <= high), axis=1)] - centre
-    turned = np.abs(inside @ rotation) if len(inside) else np.ones((1, 3))
-    needed = np.maximum(turned[:, 0] * 2 * focal / size[0], turned[:, 1] * 2 * focal / size[1])
-    depth = (inside @ rotation)[:, 2] if len(inside) else np.zeros(1)
-    distance = float(np.percentile(1.05 * needed - depth, 99.5))
-    return inverse(make_pose(rotation, centre - distance * forward)), focal
+    # A point is in the picture when |x| focal / (distance + z) is less than half of it.
+    needed = np.abs(turned[:, :2]) * (2.1 * focal / np.array(size))
+    distance = float(np.max(needed - turned[:, 2:]))
+    return inverse(make_pose(rotation, rotation @ (centre - [0.0, 0.0, distance]))), focal
 
 
 def _splat(picture: Picture, seen: Array, colours: NDArray[np.uint8], focal: float) -> None:
-    """Squares of 2 or 3 pixels, the farthest first."""
+    """Squares of 3 pixels, the farthest first."""
     front = seen[:, 2] > 1e-6
     seen, colours = seen[front], colours[front]
     order = np.argsort(-seen[:, 2])
     seen, colours = seen[order], colours[order]
     height, width = picture.shape[:2]
     at = np.rint(focal * seen[:, :2] / seen[:, 2:] + [width / 2, height / 2]).astype(np.int64)
-    for dx in (0, 1, -1):
-        for dy in (0, 1, -1):
-            x, y = at[:, 0] + dx, at[:, 1] + dy
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            empty = inside if (dx, dy) == (0, 0) else inside.copy()
-            picture[y[empty], x[empty]] = colours[empty]
+    square = np.array([(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)])
+    x, y = (at[:, None] + square).reshape(-1, 2).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    picture[y[inside], x[inside]] = np.repeat(colours, len(square), axis=0)[inside]
 
 
 def _draw_cameras(picture: Picture, poses_eye_camera: list[Array], focal: float) -> None:
@@ -79,7 +75,9 @@ def _draw_cameras(picture: Picture, poses_eye_camera: list[Array], focal: float)
 
     def line(a: Array, b: Array, thickness: int) -> None:
         if min(a[2], b[2]) > 1e-6:
-            ends = [tuple(np.clip(np.rint(focal * p[:2] / p[2] + middle), -9999, 9999).astype(int).tolist()) for p in (a, b)]
+            ends = [
+                tuple(np.clip(np.rint(focal * p[:2] / p[2] + middle), -9999, 9999).astype(int).tolist()) for p in (a, b)
+            ]
             cv2.line(picture, *ends, _PATH, thickness, cv2.LINE_AA)
 
     for a, b in zip(positions, positions[1:]):
@@ -89,6 +87,3 @@ def _draw_cameras(picture: Picture, poses_eye_camera: list[Array], focal: float)
         for i, corner in enumerate(corners):
             line(pose[:3, 3], corner, 1)
             line(corner, corners[(i + 1) % 4], 1)
-
-
-__all__ = ["point_picture"]

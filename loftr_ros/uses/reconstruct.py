@@ -73,7 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     write_tum(options.output / "keyframes_tum.txt", Trajectory([view.stamp_ns for view in views], poses))
     write_picture(options.output / "points.png", point_picture(cloud.points, cloud.colours, poses))
     error = float(np.sqrt(np.mean(cloud.error_px**2)))
-    print(f"{len(cloud.points)} points from {len(views)} keyframes, {len(cloud.point) / len(cloud.points):.1f} views each")
+    print(
+        f"{len(cloud.points)} points from {len(views)} keyframes, {len(cloud.point) / len(cloud.points):.1f} views each"
+    )
     print(f"reprojection error {error:.2f} px; lengths are {'metres' if options.scale == 'depth' else 'arbitrary'}")
     print(f"points.ply, points.png, sparse/ (COLMAP) and images/ in {options.output}")
     return 0

@@ -1,7 +1,7 @@
 """Points in 3-D from the keyframes of a sequence: triangulated in several views, filtered and coloured.
 
-Every keyframe's keypoints lie on its matcher's grid, so matching its neighbours against it gives, for the same keypoint,
-one observation in each of them: a track. Poses come from the odometry; a point is the weighted mean of the inverse
+Every keyframe's keypoints lie on its matcher's grid, so matching its neighbours against it gives one observation of the
+same keypoint in each of them: a track. Poses come from the odometry; a point is the weighted mean of the inverse
 depths that the views give it, and stays where enough views agree with it.
 """
 
@@ -149,7 +149,9 @@ class Gatherer:
         number = len(self.views)
         image = self._image_at(frame.stamp_ns)
         self.views.append(
-            View(frame.stamp_ns, frame.image if image is None else image, keyframe_points(keyframe), _no_keypoints(), [])
+            View(
+                frame.stamp_ns, frame.image if image is None else image, keyframe_points(keyframe), _no_keypoints(), []
+            )
         )
         for other, neighbour in self._pending[-_REACH:]:
             self._connect(number, keyframe, other, neighbour)
@@ -255,9 +257,7 @@ def _opinions(
     return means, sigmas
 
 
-def _with_odometry(
-    means: Array, sigmas: Array, known: KeyframePoints, index: NDArray[np.int64]
-) -> tuple[Array, Array]:
+def _with_odometry(means: Array, sigmas: Array, known: KeyframePoints, index: NDArray[np.int64]) -> tuple[Array, Array]:
     """The same with a row for what the odometry knows from all frames."""
     mean, sigma = np.zeros(len(index)), np.full(len(index), np.inf)
     _, here, there = np.intersect1d(index, known.index, return_indices=True)

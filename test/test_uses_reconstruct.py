@@ -91,7 +91,7 @@ def test_points_lie_where_the_room_is(views):
 
 
 def exact_views(noise=0.0, wrong=0):
-    """Three cameras side by side, and 40 keypoints of the first that the others see: the first `wrong` of them falsely."""
+    """Three cameras, and 40 keypoints of the first that the others see: the first `wrong` of them falsely."""
     rng = np.random.default_rng(1)
     camera = pinhole(320, 240, 300.0)
     points = rng.uniform([-1.0, -0.8, 3.0], [1.0, 0.8, 6.0], (40, 3))

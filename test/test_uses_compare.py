@@ -29,8 +29,8 @@ POSES = round_trip(7, share=0.09)
 # No network: a name that does not resolve for all hosts.
 CHROMIUM_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--virtual-time-budget=5000",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from loftr_ros.types import Array
 _MOST_CHANNELS = 64
 
 
-def pooled(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def pooled(features: NDArray[Any]) -> NDArray[np.float32]:
     """[D] unit vector of local features [N, C]: which channels go together, wherever they are in the image.
 
     Second-order pooling with signed square roots (Lin et al., "Bilinear CNN models", ICCV 2015; Carreira et al., ECCV

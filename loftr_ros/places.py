@@ -23,7 +23,7 @@ class PlaceIndex:
 
     def __init__(self) -> None:
         self._ids: list[Any] = []
-        self._table = np.zeros((0, 0), np.float32)  # grows by doubling
+        self._table: Descriptor = np.zeros((0, 0), np.float32)  # grows by doubling
 
     def __len__(self) -> int:
         return len(self._ids)

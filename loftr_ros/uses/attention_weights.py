@@ -62,13 +62,13 @@ class ImageCells:
         x, y = (at + 0.5) * self.scale - 0.5
         return float(x), float(y)
 
-    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values of the cells, [L] or [L, K], for every pixel of the image: [H, W] or [H, W, K]."""
         rows = self._nearest(np.arange(self.shape[0]), 1)
         columns = self._nearest(np.arange(self.shape[1]), 0)
         return values.reshape(*self.grid, *values.shape[1:])[rows[:, None], columns[None, :]]
 
-    def _nearest(self, pixels: Array, axis: int) -> NDArray[np.int64]:
+    def _nearest(self, pixels: NDArray[Any], axis: int) -> NDArray[np.int64]:
         """Column (axis 0) or row (axis 1) of the cells nearest to x or y."""
         at = ((pixels + 0.5) / self.scale[axis] - 0.5) / COARSE_STRIDE
         return np.clip(np.rint(at), 0, self.grid[1 - axis] - 1).astype(np.int64)
@@ -139,7 +139,7 @@ def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
     # Every part works on image 0 first, then on image 1.
     cells0, cells1 = (
         ImageCells(
-            image.shape,
+            (image.shape[0], image.shape[1]),
             features.scale,
             features.network.grid,
             features.network.mask,

@@ -87,7 +87,7 @@ def load_pairs(paths: list[Path], gap: int, count: int, camera_info: Path | None
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in ("images", "depth"))
     twos = [(path, images) for path in subfolders if len(images := _images(path)) == 2]
     if twos:
-        chosen = [_pair(*images, camera_info, path.name) for path, images in _spread(twos, count)]
+        chosen = [_pair(images[0], images[1], camera_info, path.name) for path, images in _spread(twos, count)]
     else:
         images = images_in(folder / "images" if (folder / "images").is_dir() else folder)
         starts = _spread(list(range(len(images) - gap)), count)

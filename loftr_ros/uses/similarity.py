@@ -66,7 +66,7 @@ def verify(
         shape0: of image 0.
         camera0, camera1: with both calibrations an essential matrix is fitted, else a fundamental matrix.
     """
-    threshold = _THRESHOLD * float(np.hypot(*shape0))
+    threshold = _THRESHOLD * float(np.hypot(shape0[0], shape0[1]))
     nothing = np.zeros(len(matches), bool)
     if len(matches) < _COUNT_RANGE[0]:
         return nothing

@@ -189,7 +189,7 @@ class LightGlueMatcher(PeerMatcher):
         found = self._network({"image0": features0, "image1": features1})
         pairs = found["matches"][0]
         points = [f["keypoints"][0][pairs[:, k]].double().cpu().numpy() for k, f in enumerate((features0, features1))]
-        return _matches(*points, found["scores"][0].double().cpu().numpy())
+        return _matches(points[0], points[1], found["scores"][0].double().cpu().numpy())
 
 
 class KorniaLoFTRMatcher(PeerMatcher):
@@ -212,7 +212,7 @@ class KorniaLoFTRMatcher(PeerMatcher):
     def match_features(self, features0: Tensor, features1: Tensor) -> Matches:
         found = self._network({"image0": features0, "image1": features1})
         points = [found[key].double().cpu().numpy() - 0.5 for key in ("keypoints0", "keypoints1")]
-        return _matches(*points, found["confidence"].double().cpu().numpy())
+        return _matches(points[0], points[1], found["confidence"].double().cpu().numpy())
 
 
 def _matches(points0: Any, points1: Any, confidence: Any) -> Matches:

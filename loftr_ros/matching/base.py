@@ -19,11 +19,6 @@ class Matcher(Protocol):
 
     name: str
 
-    @property
-    def fingerprint(self) -> str:
-        """The same text means that `describe` says the same of an image: size, weights and settings."""
-        ...
-
     def extract(self, image: Image) -> Any:
         """Features of a grey image [H, W] uint8."""
         ...
@@ -34,6 +29,15 @@ class Matcher(Protocol):
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches between two grey images [H, W] uint8, which may differ in size."""
+        ...
+
+
+class PlaceMatcher(Matcher, Protocol):
+    """A matcher that also tells what an image as a whole looks like; those of this package all do."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same text means that `describe` says the same of an image: size, weights and settings."""
         ...
 
     def keypoints(self, features: Any) -> Array | None:

@@ -14,7 +14,7 @@ from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import IMAGE_SUFFIXES
 from loftr_ros.evaluation.trajectory import write_bytes_atomically
 from loftr_ros.geometry.camera import Camera, load_camera
-from loftr_ros.matching import Matcher, matcher_from_config
+from loftr_ros.matching import PlaceMatcher, matcher_from_config
 
 _MATCHER_KEYS = ("matcher", "weights", "device", "max_side", "threshold")
 
@@ -34,7 +34,7 @@ def add_matcher_arguments(parser: argparse.ArgumentParser, max_side: int = 640) 
     parser.add_argument("--threshold", type=float, metavar="P", help="least confidence of a LoFTR match (0.2)")
 
 
-def matcher_of(options: argparse.Namespace) -> Matcher:
+def matcher_of(options: argparse.Namespace) -> PlaceMatcher:
     """The matcher that the arguments describe. Raises ConfigError, WeightsError."""
     given = {key: value for key in _MATCHER_KEYS if (value := getattr(options, key)) is not None}
     return matcher_from_config(config_from_dict(given).matcher)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import read_image
 from loftr_ros.evaluation.trajectory import write_bytes_atomically
-from loftr_ros.matching import Matcher
+from loftr_ros.matching import PlaceMatcher
 from loftr_ros.places import PlaceIndex
 from loftr_ros.types import Image
 from loftr_ros.uses.similarity import score, verify
@@ -98,7 +98,7 @@ def load(file: Path) -> FolderIndex | None:
 
 def update(
     files: list[Path],
-    matcher: Matcher,
+    matcher: PlaceMatcher,
     old: FolderIndex | None,
     tell: Callable[[str], None] = lambda text: None,
     each: Callable[[list[Path]], list[Path]] = lambda files: files,
@@ -135,7 +135,7 @@ def update(
 
 
 def search(
-    index: FolderIndex, folder: Path, matcher: Matcher, query: Image, count: int = 5, shortlist: int = 10
+    index: FolderIndex, folder: Path, matcher: PlaceMatcher, query: Image, count: int = 5, shortlist: int = 10
 ) -> list[Place]:
     """The places that are most like the query, best first.
 
@@ -159,7 +159,7 @@ def search(
     return (verified + rest)[:count]
 
 
-def _verified(matcher: Matcher, query: Image, features: object, file: Path, alike: float) -> Place:
+def _verified(matcher: PlaceMatcher, query: Image, features: object, file: Path, alike: float) -> Place:
     image = read_image(file)
     other = matcher.extract(image)
     matches = matcher.match_features(features, other)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.two_view import estimate_essential
-from loftr_ros.matching import Matcher
+from loftr_ros.matching import PlaceMatcher
 from loftr_ros.types import Array, Image, Matches
 
 # Distance from the epipolar line of a match that agrees, as a share of the image diagonal: 2 pixels of 800.
@@ -30,7 +30,7 @@ _COUNT_RANGE = (12, 24)
 Shape = tuple[int, ...]
 
 
-def similarity(matcher: Matcher, image0: Image, image1: Image) -> float:
+def similarity(matcher: PlaceMatcher, image0: Image, image1: Image) -> float:
     """Score in [0, 1] of two grey images [H, W]; exactly the same for (image1, image0).
 
     Example:
@@ -43,14 +43,16 @@ def similarity(matcher: Matcher, image0: Image, image1: Image) -> float:
     ) / 2
 
 
-def score_of_features(matcher: Matcher, features0: object, features1: object, shape0: Shape, shape1: Shape) -> float:
+def score_of_features(
+    matcher: PlaceMatcher, features0: object, features1: object, shape0: Shape, shape1: Shape
+) -> float:
     """The score of one direction of matching, from the matcher's features of images of these shapes."""
     matches = matcher.match_features(features0, features1)
     return score_of_matches(matcher, matches, features0, features1, shape0, shape1)
 
 
 def score_of_matches(
-    matcher: Matcher, matches: Matches, features0: object, features1: object, shape0: Shape, shape1: Shape
+    matcher: PlaceMatcher, matches: Matches, features0: object, features1: object, shape0: Shape, shape1: Shape
 ) -> float:
     """The same from matches that are known already."""
     keypoints = matcher.keypoints(features0), matcher.keypoints(features1)

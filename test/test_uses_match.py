@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -200,3 +202,14 @@ def test_image_that_is_none(tmp_path, capsys):
     (tmp_path / "a.png").write_text("not a picture")
     assert cli.run(match.main, [str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 2
     assert is_one_sentence(capsys.readouterr().err.strip())
+
+
+def test_example_of_the_readme(tmp_path, monkeypatch, turned):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "pair_picture" in b)
+    (tmp_path / "camera_info.yaml").write_text(camera_info_yaml(320, 240, CAMERA.focal))
+    monkeypatch.chdir(tmp_path)
+    names = {"image0": turned[0][0][0], "image1": turned[0][1][0]}
+    exec(block, names)
+    assert rotation_angle_deg(names["pose"].pose_0_1[:3, :3] @ turned[1][:3, :3].T) < 1.0
+    assert names["picture"].shape == (600, 1600, 3) and names["pose"].inliers.shape == (len(names["matches"]),)

@@ -31,12 +31,11 @@ from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.trajectory import write_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg
-from loftr_ros.geometry.two_view import angles, decompose, in_front
+from loftr_ros.geometry.two_view import angles, estimate_pose
 from loftr_ros.matching import Matcher, load_matcher
 from loftr_ros.types import Array, Image
 
 INLIER_THRESHOLD_PX = 0.7  # distance from the epipolar line, in the pixels that the matcher sees
-CONFIDENCE = 0.99999
 AUC_DEGREES = (5, 10, 20)
 GOOD_DEGREES = (1.0, 5.0)  # of rotation and of direction, for a step of odometry
 _FAILED_DEG = 180.0
@@ -156,31 +155,12 @@ def evaluate_pair(
     milliseconds = 1e3 * (time.perf_counter() - start)
     truth_1_0 = disturbance.roll_pose(roll_deg) @ inverse(sequence.poses[index1]) @ sequence.poses[index0]
     points0, points1 = (sequence.camera.normalize(points) for points in (matches.points0, matches.points1))
-    pose_1_0, inliers = relative_pose(points0, points1, sequence.camera.focal)
-    errors = (_FAILED_DEG, _FAILED_DEG) if pose_1_0 is None else pose_errors_deg(pose_1_0, truth_1_0)
-    return PairResult(*errors, len(points0), inliers, milliseconds)
-
-
-def relative_pose(points0: Array, points1: Array, focal: float) -> tuple[Array | None, int]:
-    """pose_1_0 [4, 4] with |t| = 1 from normalized points (None: there is none), and its inliers."""
-    if len(points0) < 6:
-        return None, 0
-    # In pixels: OpenCV's MAGSAC finds much worse poses when the same points come with a focal length of 1.
-    essential, mask = cv2.findEssentialMat(
-        points0 * focal,
-        points1 * focal,
-        np.diag([focal, focal, 1.0]),
-        method=cv2.USAC_MAGSAC,
-        prob=CONFIDENCE,
-        threshold=INLIER_THRESHOLD_PX,
-    )
-    if essential is None or len(essential) % 3 or not np.isfinite(essential).all():
-        return None, 0
-    inside = mask.ravel().astype(bool)
-    poses = [pose for k in range(0, len(essential), 3) for pose in decompose(essential[k : k + 3])]
-    in_view = [int(in_front(pose, points0[inside], points1[inside]).sum()) for pose in poses]
-    best = int(np.argmax(in_view))
-    return (poses[best], in_view[best]) if in_view[best] else (None, 0)
+    try:
+        found = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / sequence.camera.focal)
+    except GeometryError:
+        return PairResult(_FAILED_DEG, _FAILED_DEG, len(points0), 0, milliseconds)
+    errors = pose_errors_deg(found.pose_1_0, truth_1_0)
+    return PairResult(*errors, len(points0), int(found.inliers.sum()), milliseconds)
 
 
 def area_under_curve(errors: Array, limit: float) -> float:

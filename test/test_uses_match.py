@@ -181,6 +181,20 @@ def test_command_without_calibration_gives_no_pose_but_all_else(tmp_path, capsys
     assert "no pose: There is no calibration" in text and "similarity 0." in text
 
 
+def test_second_camera_of_another_size_needs_its_own_calibration(tmp_path, capsys):
+    for name, size, seed in (("a", (60, 80), 0), ("b", (64, 96), 1)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "x.png"), texture(*size, seed))
+        (tmp_path / f"{name}.yaml").write_text(camera_info_yaml(size[1], size[0], 70))
+    (tmp_path / "a" / "camera_info.yaml").write_text(camera_info_yaml(80, 60, 70))
+    arguments = [str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png"), "--output", str(tmp_path / "out.png")]
+    assert cli.run(match.main, [*arguments, "--matcher", "sift", "--camera-info1", str(tmp_path / "b.yaml")]) == 0
+    capsys.readouterr()
+    assert cli.run(match.main, [*arguments, "--matcher", "sift"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "--camera-info1" in message and is_one_sentence(message)
+
+
 @pytest.mark.parametrize(
     ("extra", "told"),
     [

@@ -200,6 +200,19 @@ def test_command_ranks_reuses_and_draws(tmp_path, capsys, collection):
     assert "(0 described now)" in (retrieve.main(arguments), capsys.readouterr().out)[1]
 
 
+def test_search_goes_on_where_the_index_cannot_be_kept(tmp_path, capsys, monkeypatch):
+    (tmp_path / "cache").write_text("a file, where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), texture(64, 80, i))
+    arguments = [str(tmp_path / "images" / "1.png"), str(tmp_path), "--output", str(tmp_path / "x.png"), "--quiet"]
+    assert cli.run(retrieve.main, [*arguments, "--matcher", "sift"]) == 0
+    printed = capsys.readouterr()
+    assert "not kept" in printed.err and "1 1.png" in printed.out
+    assert cli.run(retrieve.main, [*arguments, "--matcher", "sift", "--index", str(tmp_path / "cache" / "x.npz")]) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [({"folder": "empty"}, "no images"), ({"folder": "missing"}, "not a folder"), ({"query": "missing.png"}, "exist")],

@@ -72,7 +72,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _pose(matches: Matches, camera0: Camera, image1: NDArray[Any], options: argparse.Namespace) -> RelativePose:
-    camera1 = camera_of(options.image1, image1.shape[1], image1.shape[0], options.camera_info1 or options.camera_info)
+    height, width = image1.shape[:2]
+    camera1 = camera_of(options.image1, width, height, options.camera_info1 or options.camera_info)
+    if camera1 is None and (width, height) != (camera0.width, camera0.height):
+        raise InputError("B has another size than A and no calibration; name one with --camera-info1.")
     depth0 = None if options.depth is None else read_depth(options.depth)
     return relative_pose(matches, camera0, camera1, depth0, options.baseline)
 

@@ -19,7 +19,7 @@ from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import read_image
 from loftr_ros.pictures import Picture, caption
 from loftr_ros.uses.inputs import add_matcher_arguments, images_in, matcher_of, read_colour, write_picture
-from loftr_ros.uses.retrieval import Place, default_file, load, save, search, update
+from loftr_ros.uses.retrieval import FolderIndex, Place, default_file, load, save, search, update
 
 _THUMBNAIL = (400, 300)  # most width and height
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if not index.names:
         raise InputError(f"None of the images in {folder} can be read.")
     if described:
-        save(index, file)
+        _keep(index, file, wanted=options.index is not None)
     # 2. The search
     started = time.perf_counter()
     places = search(index, folder, matcher, read_image(options.query), options.top, options.shortlist)
@@ -71,6 +71,16 @@ def main(arguments: Sequence[str]) -> int:
     print(_table(places))
     print(f"{seconds:.2f} s for the search; contact sheet in {options.output}")
     return 0
+
+
+def _keep(index: FolderIndex, file: Path, wanted: bool) -> None:
+    """Save the index. Where that fails, the search goes on, unless the user has named the file. Raises InputError."""
+    try:
+        save(index, file)
+    except InputError as error:
+        if wanted:
+            raise
+        print(f"the index is not kept: {error}", file=sys.stderr)
 
 
 def _table(places: list[Place]) -> str:

@@ -3,7 +3,7 @@
 The score is about the share of the images' area that both of them see. A match counts when it agrees with one epipolar
 geometry; the discs around the matches that count cover a share of each image (of what the matcher could match there at
 all), and the score is the geometric mean of the two shares. Wrong matches always agree a little: where less than 30 %
-of the confidence, or 12 matches, agree, the score is 0, and from 60 % and 24 matches on it counts in full.
+of the confidence, or 16 matches, agree, the score is 0, and from 60 % and 40 matches on it counts in full.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from loftr_ros.types import Array, Image, Matches
 # Distance from the epipolar line of a match that agrees, as a share of the image diagonal: 2 pixels of 800.
 _THRESHOLD = 0.0025
 # Radius around a verified match that counts as seen, as a share of the image diagonal.
-_RADIUS = 0.04
-_RASTER = 80  # cells along the longer side, to count areas
+_RADIUS = 0.045
+_RASTER = 160  # cells along the longer side, to count areas
 # Share of the confidence and number of matches that agree by chance, and from which on there is no doubt.
 _RATIO_RANGE = (0.3, 0.6)
-_COUNT_RANGE = (12, 24)
+_COUNT_RANGE = (16, 40)
 
 Shape = tuple[int, ...]
 

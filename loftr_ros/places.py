@@ -13,7 +13,7 @@ Descriptor = NDArray[np.float32]
 class PlaceIndex:
     """Descriptors of places ([D] unit vectors, from a matcher's `describe`), and the nearest of them.
 
-    All descriptors of an index come from one matcher. A search looks at all of them: 10,000 of LoFTR take some milliseconds.
+    All descriptors of an index come from one matcher. A search looks at all of them: 10,000 take some milliseconds.
 
     Example:
         >>> index = PlaceIndex()

@@ -24,8 +24,9 @@ from loftr_ros.synthetic.room import SIZE, make_room, room_camera, round_trip
 from loftr_ros.synthetic.scene import inverse_depth_at
 from loftr_ros.uses import reconstruct
 from loftr_ros.uses.formats import write_colmap, write_ply
+from loftr_ros.uses.keyframes import KeyframePoints, Track, View
 from loftr_ros.uses.point_picture import point_picture
-from loftr_ros.uses.reconstruction import Filter, KeyframePoints, Track, View, triangulate_views
+from loftr_ros.uses.reconstruction import Filter, triangulate_views
 
 CAMERA = room_camera(320, 240)
 POSES = round_trip(14, share=0.12)

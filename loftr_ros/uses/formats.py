@@ -12,7 +12,8 @@ from loftr_ros.evaluation.trajectory import write_atomically, write_bytes_atomic
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, quat_xyzw
 from loftr_ros.types import Array
-from loftr_ros.uses.reconstruction import Cloud, View
+from loftr_ros.uses.keyframes import View
+from loftr_ros.uses.reconstruction import Cloud
 
 # COLMAP gives the centre of the first pixel the coordinate 0.5.
 _PIXEL_CENTRE = 0.5

@@ -26,8 +26,9 @@ from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_tum
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.uses.formats import image_name, write_colmap, write_ply
 from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of, read_colour, write_picture
+from loftr_ros.uses.keyframes import Gatherer, View
 from loftr_ros.uses.point_picture import point_picture
-from loftr_ros.uses.reconstruction import Filter, Gatherer, View, triangulate_views
+from loftr_ros.uses.reconstruction import Filter, triangulate_views
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
     parser.add_argument("--scale", choices=SCALE_SOURCES[:2], default="none", help="depth: metres from depth images")
-    parser.add_argument("--views", type=int, default=3, metavar="N", help="keyframes that must see a point (3)")
+    parser.add_argument("--views", type=int, default=3, metavar="N", help="keyframes that must see a point (3; 2: more, less sure)")
     parser.add_argument("--error", type=float, default=1.5, metavar="PX", help="largest reprojection error (1.5)")
     parser.add_argument("--parallax", type=float, default=1.0, metavar="DEG", help="least angle between rays (1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -31,6 +31,11 @@ setup(
             "benchmark = loftr_ros.ros.benchmark:entry_point",
             "export = loftr_ros.export:entry_point",
             "render_room = loftr_ros.evaluation.render_room:entry_point",
+            "match = loftr_ros.uses.match:entry_point",
+            "retrieve = loftr_ros.uses.retrieve:entry_point",
+            "attention = loftr_ros.uses.attention:entry_point",
+            "reconstruct = loftr_ros.uses.reconstruct:entry_point",
+            "compare = loftr_ros.uses.compare:entry_point",
             "download_weights = loftr_ros.download_weights:entry_point",
         ]
     },

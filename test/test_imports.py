@@ -24,18 +24,22 @@ ALLOWED = {
     "imaging": {"types", "errors"},
     "pictures": {"types", "errors"},
     "export": {"cli", "errors", "loftr", "synthetic"},
+    "places": set(),
     "cli": {"errors"},
     "loftr": {"config", "types", "errors"},
     "download_weights": {"cli", "errors", "loftr"},
     "matching": BASE | {"loftr"},
     "geometry": {"config", "types", "errors"},
     # The protocol of a matcher only, not an implementation: see the test below.
-    "odometry": {"config", "types", "errors", "geometry", "matching"},
+    "odometry": {"config", "types", "errors", "geometry", "matching", "places"},
     "synthetic": {"geometry", "types", "errors"},
     "viewer": {"types", "errors", "pictures", "geometry", "odometry"},
     "evaluation": BASE | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "synthetic"},
     "ros": BASE
-    | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
+    | {"cli", "pictures", "places", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation"}
+    | {"synthetic", "uses"},
+    "uses": BASE
+    | {"cli", "pictures", "places", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE
     | {"cli", "pictures", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
 }

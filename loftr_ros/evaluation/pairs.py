@@ -1,10 +1,10 @@
 """Relative pose from single pairs of frames: how good are the matches alone?
 
-python -m loftr_ros.evaluation.pairs SEQUENCE... [--gaps 1,2] [--matchers tiny,sift,orb] [--json FILE]
+python -m loftr_ros.evaluation.pairs SEQUENCE... [--gaps 1,2] [--matchers tiny,sift,orb] [--dark] [--roll DEG]
 
 Every matcher sees the same images and feeds the same estimator (MAGSAC essential matrix). The error of a pair
 is the larger of its rotation angle and the angle between the translation directions; a pair without a pose
-counts as wrong.
+counts as wrong. The frames can be made dark and noisy, and the second of each pair rolled, to see what a matcher bears.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from tqdm import tqdm
 from loftr_ros import cli
 from loftr_ros.config import MATCHERS
 from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation import disturbance
+from loftr_ros.evaluation.peers import PEERS, load_peer
 from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.trajectory import write_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg
-from loftr_ros.geometry.two_view import angles, decompose, in_front
+from loftr_ros.geometry.two_view import angles, estimate_pose
 from loftr_ros.matching import Matcher, load_matcher
 from loftr_ros.types import Array, Image
 
 INLIER_THRESHOLD_PX = 0.7  # distance from the epipolar line, in the pixels that the matcher sees
-CONFIDENCE = 0.99999
 AUC_DEGREES = (5, 10, 20)
+GOOD_DEGREES = (1.0, 5.0)  # of rotation and of direction, for a step of odometry
 _FAILED_DEG = 180.0
 _MOST_TIME_DIFFERENCE_S = 0.02
 
@@ -52,17 +54,29 @@ class PosedFrames:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Error in degrees, matches, those that agree with the pose, milliseconds to extract twice and match."""
+    """Errors in degrees, matches, those that agree with the pose, milliseconds to extract twice and match."""
 
-    error_deg: float
+    rotation_deg: float
+    direction_deg: float
     matches: int
     inliers: int
     milliseconds: float
 
+    @property
+    def error_deg(self) -> float:
+        return max(self.rotation_deg, self.direction_deg)
+
+    @property
+    def good(self) -> bool:
+        return self.rotation_deg < GOOD_DEGREES[0] and self.direction_deg < GOOD_DEGREES[1]
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all pairs of a sequence: areas under the error's cumulative curve in percent, and medians."""
+    """Of all pairs of a sequence: areas under the error's cumulative curve and share of good pairs in percent; medians.
+
+    A good pair has a rotation and a direction within GOOD_DEGREES.
+    """
 
     sequence: str
     matcher: str
@@ -70,6 +84,7 @@ class Summary:
     auc_5: float
     auc_10: float
     auc_20: float
+    good: float
     median_error_deg: float
     median_matches: float
     median_inliers: float
@@ -119,48 +134,33 @@ def pair_indices(frames: int, gaps: Sequence[int], every: int) -> list[tuple[int
     return [(i, i + gap) for i in range(0, frames - max(gaps), every) for gap in gaps]
 
 
-def pose_error_deg(estimate_1_0: Array, truth_1_0: Array) -> float:
-    """The larger of the rotation angle and the angle between the translation directions."""
+def pose_errors_deg(estimate_1_0: Array, truth_1_0: Array) -> tuple[float, float]:
+    """The rotation angle, and the angle between the translation directions (0 where the truth has none)."""
     rotation = rotation_angle_deg(estimate_1_0[:3, :3] @ truth_1_0[:3, :3].T)
     length = np.linalg.norm(truth_1_0[:3, 3])
     if length == 0:
-        return rotation
+        return rotation, 0.0
     direction = angles(estimate_1_0[None, :3, 3], truth_1_0[None, :3, 3] / length)
-    return max(rotation, float(np.degrees(direction[0])))
+    return rotation, float(np.degrees(direction[0]))
 
 
-def evaluate_pair(matcher: Matcher, sequence: PosedFrames, index0: int, index1: int) -> PairResult:
-    """Match two frames and compare the pose that follows with the truth."""
+def evaluate_pair(
+    matcher: Matcher, sequence: PosedFrames, index0: int, index1: int, most_roll_deg: float = 0.0
+) -> PairResult:
+    """Match two frames, the second rolled by up to most_roll_deg, and compare the pose that follows with the truth."""
+    roll_deg = disturbance.roll_of_frame(index1, most_roll_deg)
+    image1 = disturbance.rolled(sequence.images[index1], sequence.camera, roll_deg)
     start = time.perf_counter()
-    matches = matcher.match(sequence.images[index0], sequence.images[index1])
+    matches = matcher.match(sequence.images[index0], image1)
     milliseconds = 1e3 * (time.perf_counter() - start)
-    truth_1_0 = inverse(sequence.poses[index1]) @ sequence.poses[index0]
+    truth_1_0 = disturbance.roll_pose(roll_deg) @ inverse(sequence.poses[index1]) @ sequence.poses[index0]
     points0, points1 = (sequence.camera.normalize(points) for points in (matches.points0, matches.points1))
-    pose_1_0, inliers = relative_pose(points0, points1, sequence.camera.focal)
-    error = _FAILED_DEG if pose_1_0 is None else pose_error_deg(pose_1_0, truth_1_0)
-    return PairResult(error, len(points0), inliers, milliseconds)
-
-
-def relative_pose(points0: Array, points1: Array, focal: float) -> tuple[Array | None, int]:
-    """pose_1_0 [4, 4] with |t| = 1 from normalized points (None: there is none), and its inliers."""
-    if len(points0) < 6:
-        return None, 0
-    # In pixels: OpenCV's MAGSAC finds much worse poses when the same points come with a focal length of 1.
-    essential, mask = cv2.findEssentialMat(
-        points0 * focal,
-        points1 * focal,
-        np.diag([focal, focal, 1.0]),
-        method=cv2.USAC_MAGSAC,
-        prob=CONFIDENCE,
-        threshold=INLIER_THRESHOLD_PX,
-    )
-    if essential is None or len(essential) % 3 or not np.isfinite(essential).all():
-        return None, 0
-    inside = mask.ravel().astype(bool)
-    poses = [pose for k in range(0, len(essential), 3) for pose in decompose(essential[k : k + 3])]
-    in_view = [int(in_front(pose, points0[inside], points1[inside]).sum()) for pose in poses]
-    best = int(np.argmax(in_view))
-    return (poses[best], in_view[best]) if in_view[best] else (None, 0)
+    try:
+        found = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / sequence.camera.focal)
+    except GeometryError:
+        return PairResult(_FAILED_DEG, _FAILED_DEG, len(points0), 0, milliseconds)
+    errors = pose_errors_deg(found.pose_1_0, truth_1_0)
+    return PairResult(*errors, len(points0), int(found.inliers.sum()), milliseconds)
 
 
 def area_under_curve(errors: Array, limit: float) -> float:
@@ -183,6 +183,7 @@ def summarize(sequence: str, matcher: str, results: Sequence[PairResult]) -> Sum
         auc_5=auc_5,
         auc_10=auc_10,
         auc_20=auc_20,
+        good=100 * float(np.mean([result.good for result in results])),
         median_error_deg=float(np.median(errors)),
         median_matches=float(np.median([result.matches for result in results])),
         median_inliers=float(np.median([result.inliers for result in results])),
@@ -196,8 +197,9 @@ def benchmark(
     gaps: Sequence[int],
     every: int,
     progress: bool,
+    most_roll_deg: float = 0.0,
 ) -> list[Summary]:
-    """A summary for each sequence and matcher."""
+    """A summary for each sequence and matcher. Raises InputError for too few frames, or a roll of distorted ones."""
     summaries = []
     for sequence in sequences:
         pairs = pair_indices(len(sequence.images), gaps, every)
@@ -206,7 +208,7 @@ def benchmark(
         for matcher in matchers:
             matcher.match(sequence.images[0], sequence.images[0])  # the first call also sets up caches
             bar = tqdm(pairs, desc=f"{sequence.name} {matcher.name}", disable=not progress, leave=False)
-            results = [evaluate_pair(matcher, sequence, i, j) for i, j in bar]
+            results = [evaluate_pair(matcher, sequence, i, j, most_roll_deg) for i, j in bar]
             summaries.append(summarize(sequence.name, matcher.name, results))
     return summaries
 
@@ -214,13 +216,13 @@ def benchmark(
 def table(summaries: Sequence[Summary]) -> str:
     """Markdown, a line per summary."""
     lines = [
-        "| sequence | matcher | pairs | AUC@5/10/20 | median error | matches | inliers | ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| sequence | matcher | pairs | AUC@5/10/20 | good | median error | matches | inliers | ms |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for s in summaries:
         lines.append(
             f"| {s.sequence} | {s.matcher} | {s.pairs} | {s.auc_5:.1f}/{s.auc_10:.1f}/{s.auc_20:.1f} "
-            f"| {s.median_error_deg:.2f} deg | {s.median_matches:.0f} | {s.median_inliers:.0f} "
+            f"| {s.good:.0f} % | {s.median_error_deg:.2f} deg | {s.median_matches:.0f} | {s.median_inliers:.0f} "
             f"| {s.median_ms:.0f} |"
         )
     return "\n".join(lines)
@@ -235,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
     parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--dark", action="store_true", help="gains of 0.15 to 0.35, noise of 4 grey levels")
+    parser.add_argument("--roll", type=float, default=0.0, metavar="DEG", help="roll second frames by up to that (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -248,8 +252,10 @@ def _positive_list(text: str) -> list[int]:
 
 
 def _matcher(name: str, weights: str, device: str) -> Matcher:
+    if name in PEERS:
+        return load_peer(name)
     if name not in MATCHERS:
-        raise InputError(f"There is no matcher '{name}'; there are {', '.join(MATCHERS)}.")
+        raise InputError(f"There is no matcher '{name}'; there are {', '.join((*MATCHERS, *PEERS))}.")
     if name in ("sift", "orb"):
         return load_matcher(name)
     return load_matcher(name, weights=weights, device=device, max_side=0)  # the images are shrunk already
@@ -259,9 +265,13 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.every < 1:
         raise InputError(f"--every must be at least 1, not {options.every}.")
+    if not 0 <= options.roll <= 180:
+        raise InputError(f"--roll must be between 0 and 180 degrees, not {options.roll:g}.")
     matchers = [_matcher(name, options.weights, options.device) for name in options.matchers.split(",")]
     sequences = [load_sequence(path, options.max_side) for path in options.sequences]
-    summaries = benchmark(sequences, matchers, options.gaps, options.every, not options.quiet)
+    if options.dark:
+        sequences = [dataclasses.replace(item, images=disturbance.darkened(item.images)) for item in sequences]
+    summaries = benchmark(sequences, matchers, options.gaps, options.every, not options.quiet, options.roll)
     if options.json:
         write_atomically(options.json, [json.dumps([dataclasses.asdict(s) for s in summaries], indent=2)])
     print(table(summaries))

@@ -8,13 +8,13 @@ import cv2
 
 from loftr_ros.config import MatcherConfig, config_from_dict
 from loftr_ros.errors import ConfigError, InputError
-from loftr_ros.matching.base import Matcher
+from loftr_ros.matching.base import Matcher, PlaceMatcher
 from loftr_ros.types import Image
 
-__all__ = ["Matcher", "load_matcher", "matcher_from_config"]
+__all__ = ["Matcher", "PlaceMatcher", "load_matcher", "matcher_from_config"]
 
 
-def load_matcher(name: str = "tiny", **options: Any) -> Matcher:
+def load_matcher(name: str = "tiny", **options: Any) -> PlaceMatcher:
     """A matcher by name.
 
     Args:
@@ -33,7 +33,7 @@ def load_matcher(name: str = "tiny", **options: Any) -> Matcher:
     return matcher_from_config(config_from_dict({"matcher": name, **options}).matcher)
 
 
-def matcher_from_config(config: MatcherConfig) -> Matcher:
+def matcher_from_config(config: MatcherConfig) -> PlaceMatcher:
     """The matcher that a configuration describes. Raises as `load_matcher`."""
     mask = _read_mask(config.mask_file)
     if config.name in ("orb", "sift"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from loftr_ros.types import Image, Matches
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros.types import Array, Image, Matches
 
 
 class Matcher(Protocol):
@@ -26,6 +29,23 @@ class Matcher(Protocol):
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches between two grey images [H, W] uint8, which may differ in size."""
+        ...
+
+
+class PlaceMatcher(Matcher, Protocol):
+    """A matcher that also tells what an image as a whole looks like; those of this package all do."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same text means that `describe` says the same of an image: size, weights and settings."""
+        ...
+
+    def keypoints(self, features: Any) -> Array | None:
+        """[K, 2] pixels where matches of an image can start; None: everywhere."""
+        ...
+
+    def describe(self, features: Any) -> NDArray[np.float32]:
+        """[D] unit vector that tells the place: its products with those of other images rank them."""
         ...
 
 

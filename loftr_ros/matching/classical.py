@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.matching.base import check_image
+from loftr_ros.matching.descriptor import pooled
 from loftr_ros.types import Array, Image, Matches
 
 # Spread of a keypoint at the finest level, in pixels; it grows with the keypoint's scale.
@@ -44,11 +46,17 @@ class ClassicalMatcher:
     def __init__(self, name: str, max_keypoints: int, ratio: float, mask: Image | None = None) -> None:
         self.name = name
         self.ratio = ratio
+        self._max_keypoints = max_keypoints
         self.mask = mask
         if name == "orb":
             self._detector = cv2.ORB_create(max_keypoints)
         else:
             self._detector = cv2.SIFT_create(max_keypoints)
+
+    @property
+    def fingerprint(self) -> str:
+        mask = "" if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest()
+        return f"{self.name} {self._max_keypoints} {mask}"
 
     def extract(self, image: Image) -> Keypoints:
         check_image(image)
@@ -101,3 +109,14 @@ class ClassicalMatcher:
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))
+
+    def keypoints(self, features: Keypoints) -> Array:
+        return features.points
+
+    def describe(self, features: Keypoints) -> NDArray[np.float32]:
+        """As long for no keypoints as for some."""
+        width = 256 if self.name == "orb" else 128
+        if len(features.points) == 0:
+            return pooled(np.zeros((0, width), np.float32))
+        binary = features.descriptors.dtype == np.uint8
+        return pooled(np.unpackbits(features.descriptors, axis=1) if binary else features.descriptors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
@@ -17,6 +19,7 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.memory import keep_freed_memory
 from loftr_ros.matching.base import check_image
+from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
 from loftr_ros.types import Array, Image, Matches
 
@@ -95,6 +98,15 @@ class LoFTRMatcher:
     @threshold.setter
     def threshold(self, value: float) -> None:
         self.network.threshold = value
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        if self.mask is not None:
+            digest.update(self.mask.tobytes())
+        return f"{self.name} {self.max_side} {digest.hexdigest()}"
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:
@@ -211,6 +223,14 @@ class LoFTRMatcher:
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))
+
+    def keypoints(self, features: FrameFeatures) -> None:
+        """Everywhere."""
+
+    def describe(self, features: FrameFeatures) -> NDArray[np.float32]:
+        tokens, mask = features.network.tokens[0], features.network.mask
+        used = tokens if mask is None else tokens[mask[0]]
+        return pooled(used.float().cpu().numpy())
 
 
 def choose_device(name: str) -> torch.device:

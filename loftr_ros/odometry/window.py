@@ -52,9 +52,15 @@ class Window:
         gone, self.keyframes = self.keyframes[:surplus], self.keyframes[surplus:]
         _unlink(self.keyframes, gone)
 
+    @property
+    def nodes(self) -> list[Node]:
+        """The keyframes, and the other frames that see them."""
+        others = (link.target for keyframe in self.keyframes for link in keyframe.links)
+        return [*self.keyframes, *(node for node in others if not isinstance(node, Keyframe))]
+
     def adjust(self) -> bool:
         """Adjust all poses and depths; False where there is nothing to adjust or it failed."""
-        nodes = _nodes(self.keyframes)
+        nodes = self.nodes
         if len(nodes) < 3:
             return False
         fixed = 2 if len(self.keyframes) == self._size else 1
@@ -70,12 +76,6 @@ def _unlink(kept: Sequence[Keyframe], gone: Sequence[Keyframe]) -> None:
         keyframe.links = [link for link in keyframe.links if link.target not in gone]
     for keyframe in gone:
         keyframe.links = []
-
-
-def _nodes(keyframes: Sequence[Keyframe]) -> list[Node]:
-    """The keyframes, and the other frames that see them."""
-    others = (link.target for keyframe in keyframes for link in keyframe.links)
-    return [*keyframes, *(node for node in others if not isinstance(node, Keyframe))]
 
 
 def _adjust(keyframes: Sequence[Keyframe], nodes: Sequence[Node], fixed: int) -> None:

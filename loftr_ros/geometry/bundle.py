@@ -9,7 +9,7 @@ al., Bundle Adjustment: A Modern Synthesis, section 6.1) and a system of 6 unkno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -22,6 +22,9 @@ from loftr_ros.types import Array
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _MAX_ITERATIONS = 15
 _CONVERGED = 1e-4  # share of the cost
+# Median length of a normal variable: most points are seen twice beside their anchor and have one unknown.
+_NORMAL_MEDIAN = 0.674
+_LEAST_FACTOR = 0.05
 # The distance that sets the unit is held to this share of itself.
 _UNIT_SIGMA = 1e-4
 
@@ -48,7 +51,7 @@ class Bundle:
     """What is to be adjusted.
 
     Attributes:
-        poses: [K, 4, 4] pose_world_keyframe.
+        poses: [K, 4, 4] pose_world_camera.
         free: [K] bool, whether each pose may change.
         unit: two keyframes whose distance stays, so that it sets the unit; None where other things set it.
         rays: [P, 3] (x, y, 1) of the points in their anchors.
@@ -101,9 +104,22 @@ class _System:
 def adjust_bundle(bundle: Bundle) -> Adjusted:
     """Poses and inverse depths that explain best where the points were seen, wrong matches having little influence.
 
+    What matchers say of their deviations is right up to a factor only, so a first round finds that factor from the
+    residuals (the median is that of a normal variable), and a second one adjusts with the corrected deviations.
+
     Raises:
         GeometryError: the points do not determine the poses.
     """
+    poses, depth, system = _iterate(bundle)
+    factor = max(float(np.median(np.concatenate(system.errors))) / _NORMAL_MEDIAN, _LEAST_FACTOR)
+    views = [replace(each, sigma=factor * each.sigma) for each in bundle.views]
+    poses, depth, system = _iterate(replace(bundle, poses=poses, inverse_depth=depth, views=views))
+    sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
+    return Adjusted(poses, _covariance(system, np.repeat(bundle.free, 6)), depth, sigma, system.errors)
+
+
+def _iterate(bundle: Bundle) -> tuple[Array, Array, _System]:
+    """Levenberg-Marquardt: poses, inverse depths, and the system there."""
     unknown = np.repeat(bundle.free, 6)
     length = _distance(bundle.poses, bundle.unit)
     poses, depth, damping = bundle.poses, bundle.inverse_depth, 1e-4
@@ -121,8 +137,7 @@ def adjust_bundle(bundle: Bundle) -> Adjusted:
             damping *= 10.0
             if damping > 1e6:
                 break
-    sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
-    return Adjusted(poses, _covariance(system, unknown), depth, sigma, system.errors)
+    return poses, depth, system
 
 
 def _linearize(bundle: Bundle, poses: Array, depth: Array, length: float) -> _System:
@@ -242,12 +257,8 @@ def _moved(poses: Array, step: Array) -> Array:
 
 
 def _covariance(system: _System, unknown: NDArray[np.bool_]) -> Array:
-    """Scaled by how well the residuals match their deviations."""
     hessian, _ = _reduced(system, unknown, system.depth_hessian + 1e-12)
     hessian += np.eye(len(hessian)) * 1e-12 * max(float(np.trace(hessian)), 1.0)
-    # The median length of a normal vector in one dimension: most points are seen twice and have one free depth.
-    errors = np.concatenate(system.errors) if system.errors else np.zeros(1)
-    factor = max(float(np.median(errors)) / 0.674, 0.5) ** 2
     covariance = np.zeros((len(unknown), len(unknown)))
-    covariance[np.ix_(unknown, unknown)] = np.linalg.inv(hessian) * factor
+    covariance[np.ix_(unknown, unknown)] = np.linalg.inv(hessian)
     return (covariance + covariance.T) / 2

@@ -22,8 +22,8 @@ from loftr_ros.types import Array
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _MAX_ITERATIONS = 15
 _CONVERGED = 1e-4  # share of the cost
-# Median length of a normal variable: most points are seen twice beside their anchor and have one unknown.
-_NORMAL_MEDIAN = 0.674
+# Median length of a normal vector in one and in two dimensions.
+_MEDIANS = (0.674, 1.177)
 _LEAST_FACTOR = 0.05
 # The distance that sets the unit is held to this share of itself.
 _UNIT_SIGMA = 1e-4
@@ -105,17 +105,29 @@ def adjust_bundle(bundle: Bundle) -> Adjusted:
     """Poses and inverse depths that explain best where the points were seen, wrong matches having little influence.
 
     What matchers say of their deviations is right up to a factor only, so a first round finds that factor from the
-    residuals (the median is that of a normal variable), and a second one adjusts with the corrected deviations.
+    residuals (by their median, which wrong matches hardly change), and a second one adjusts with the corrected ones.
 
     Raises:
         GeometryError: the points do not determine the poses.
     """
     poses, depth, system = _iterate(bundle)
-    factor = max(float(np.median(np.concatenate(system.errors))) / _NORMAL_MEDIAN, _LEAST_FACTOR)
+    factor = max(float(np.median(np.concatenate(system.errors))) / _expected_median(bundle), _LEAST_FACTOR)
     views = [replace(each, sigma=factor * each.sigma) for each in bundle.views]
     poses, depth, system = _iterate(replace(bundle, poses=poses, inverse_depth=depth, views=views))
     sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
     return Adjusted(poses, _covariance(system, np.repeat(bundle.free, 6)), depth, sigma, system.errors)
+
+
+def _expected_median(bundle: Bundle) -> float:
+    """Median length of the residuals if the deviations were right.
+
+    Of the two dimensions of each residual the unknowns take up a share: one dimension where each point is seen once
+    beside its anchor, less the more often it is seen.
+    """
+    numbers = 2 * sum(len(views.point) for views in bundle.views)
+    unknowns = len(np.unique(np.concatenate([views.point for views in bundle.views]))) + 6 * int(bundle.free.sum())
+    left = np.clip(2 * (1 - unknowns / max(numbers, 1)), 1.0, 2.0)
+    return float(_MEDIANS[0] + (_MEDIANS[1] - _MEDIANS[0]) * (left - 1))
 
 
 def _iterate(bundle: Bundle) -> tuple[Array, Array, _System]:

@@ -108,8 +108,8 @@ def centre(camera: Camera, size: tuple[int, int]) -> tuple[slice, slice, Camera]
     return slice(top, top + height), slice(left, left + width), part
 
 
-def machine(config: MatcherConfig, random: bool) -> dict[str, Any]:
-    """What the numbers depend on."""
+def machine(config: MatcherConfig, outdoor_weights: str | None) -> dict[str, Any]:
+    """What the numbers depend on; None for what does not matter."""
     device = choose_device(config.device)
     return {
         "cpu": _cpu_name(),
@@ -122,7 +122,7 @@ def machine(config: MatcherConfig, random: bool) -> dict[str, Any]:
         "opencv": cv2.__version__,
         "loftr_ros": loftr_ros.__version__,
         "precision": config.precision,
-        "outdoor_weights": "random" if random else "official",
+        "outdoor_weights": outdoor_weights,
     }
 
 
@@ -255,18 +255,23 @@ def benchmark(options: argparse.Namespace, config: MatcherConfig, messages: Mess
     for size in options.sizes:
         frames, camera = load_frames(options.recording, size, options.frames)
         odometry.append(time_odometry(matcher, frames, camera, messages))
-    random = {"outdoor", "kornia", "kornia-autocast"} & set(names) and not has_weights("outdoor")
+    scores, outdoor_weights = contest(names, options, config)
+    shares = []
+    if options.shares and isinstance(matcher, LoFTRMatcher):
+        shares = dual_softmax_shares(matcher, options.recording)
+    return Report(machine(config, outdoor_weights), odometry, scores, ratios(scores), shares)
+
+
+def contest(names: Sequence[str], options: argparse.Namespace, config: MatcherConfig) -> tuple[list[Score], str | None]:
+    """Scores of the contenders, and which weights the outdoor size had: official, random where there are none here."""
+    needs_outdoor = bool({"outdoor", "kornia", "kornia-autocast"} & set(names))
+    random = needs_outdoor and not has_weights("outdoor")
+    images = [frame.image for frame in load_frames(options.recording, options.pair_size, _APART + 1)[0][::_APART]]
     with tempfile.TemporaryDirectory() as folder:
-        image0, image1 = (f.image for f in load_frames(options.recording, options.pair_size, _APART + 1)[0][::_APART])
-        weights = {"outdoor": random_weights(Path(folder), image0)} if random else {}
-        setup = Setup(image0, image1, weights, config.device, config.precision)
+        weights = {"outdoor": random_weights(Path(folder), images[0])} if random else {}
+        setup = Setup(images[0], images[1], weights, config.device, config.precision)
         scores = compare(names, setup, options.repeats, options.quiet)
-    shares = dual_softmax_shares(matcher, options.recording) if options.shares and _is_loftr(matcher) else []
-    return Report(machine(config, bool(random)), odometry, scores, ratios(scores), shares)
-
-
-def _is_loftr(matcher: object) -> bool:
-    return isinstance(matcher, LoFTRMatcher)
+    return scores, ("random" if random else "official") if needs_outdoor else None
 
 
 def random_weights(folder: Path, image: Image) -> str:

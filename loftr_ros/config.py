@@ -127,6 +127,12 @@ class MatcherConfig(Group):
     threshold: float = setting(
         0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False
     )
+    max_matches: int = setting(
+        0,
+        "LoFTR refines and keeps only so many of its matches, the most confident ones: less time; 0: all.",
+        minimum=0,
+        maximum=1000000,
+    )
     max_keypoints: int = setting(3000, "Most keypoints of ORB and SIFT per image.", minimum=16, maximum=100000)
     ratio: float = setting(
         0.8, "Lowe's ratio of ORB and SIFT: best distance over second best.", minimum=0.1, maximum=1.0, read_only=False

@@ -14,11 +14,12 @@ import pytest
 from support import is_one_sentence, pinhole, texture
 
 from loftr_ros import cli
+from loftr_ros.errors import InputError
 from loftr_ros.evaluation import benchmark, contenders
 from loftr_ros.evaluation.benchmark import Report, Score, Share, ratios, tables
-from loftr_ros.evaluation.contenders import PAIR, TRACKED, Contender, Setup
+from loftr_ros.evaluation.contender_process import processes
+from loftr_ros.evaluation.contenders import PAIR, TRACKED, Setup
 from loftr_ros.evaluation.odometry_times import instrumented, stopwatch_for
-from loftr_ros.evaluation.peak_memory import peak_mib
 from loftr_ros.evaluation.stopwatch import Stopwatch, Times
 from loftr_ros.matching import load_matcher
 from loftr_ros.odometry.window import Window
@@ -84,20 +85,15 @@ def test_all_stages_of_a_tracked_frame_are_seen_and_left_as_they_were():
     assert Window.add is adding and "extract" not in vars(matcher) and "refine" not in vars(matcher.network)
 
 
-def test_contenders_take_turns_and_slow_ones_fewer(monkeypatch):
-    clock, calls = Clock(monkeypatch), []
+def test_contenders_take_turns_and_slow_ones_fewer():
+    calls = []
 
-    def contender(name: str, seconds: float, matches: int) -> Contender:
-        def run() -> int:
-            calls.append(name)
-            clock.work(seconds)
-            return matches
+    def run(name: str, seconds: float, matches: int):
+        return lambda: (calls.append(name), (seconds, matches))[1]
 
-        return Contender(name, PAIR, run)
-
-    found = benchmark.time_contenders([contender("a", 0.5, 7), contender("b", 3.0, 9)], 16, quiet=True)
+    found = benchmark.time_runs([run("a", 0.5, 7), run("b", 3.0, 9)], 16, quiet=True)
     assert found == [(Times(500.0, 500.0, 16), 7), (Times(3000.0, 3000.0, 4), 9)]
-    assert calls[4:12] == ["a", "b"] * 4 and calls[12:] == ["a"] * 12  # each ran twice to warm up
+    assert calls == ["a", "b"] * 2 + ["a", "b"] * 4 + ["a"] * 12
 
 
 def test_recordings_of_another_shape_lose_their_edges():
@@ -137,14 +133,26 @@ def test_the_tables_hold_the_numbers():
     assert "| 640x480 | 4800 | 30.0 | 120.0 | 25 % |" in text
 
 
-def test_the_peak_memory_is_that_of_a_fresh_process():
+def test_a_contender_has_a_process_and_a_memory_of_its_own():
+    small, large = texture(64, 64, 41), texture(4000, 4000, 42)
+    ballast = np.ones(60_000_000)  # of this process: 458 MiB that are not the contenders'
+    with processes([("orb", PAIR)], Setup(small, small, {}, "cpu")) as (one,):
+        seconds, matches = one.run()
+        peak = one.peak_mib()
+    with processes([("orb", PAIR)], Setup(large, small, {}, "cpu")) as (other,):
+        slower, _ = other.run()
+        larger = other.peak_mib()
+    assert slower > seconds > 0 and matches == len(load_matcher("orb").match(small, small))
+    assert peak is None or larger is None or (50 < peak < 458 * ballast[0] and larger > peak + 30)
+
+
+def test_a_contender_that_fails_says_why():
     image = texture(64, 64, 41)
-    ballast = np.ones(60_000_000)  # of this process: 458 MiB that are not the contender's
-    small = peak_mib("orb", PAIR, Setup(image, image, {}, "cpu"))
-    if small is None:
-        pytest.skip("this system does not tell")
-    large = peak_mib("orb", PAIR, Setup(texture(4000, 4000, 42), image, {}, "cpu"))
-    assert 50 < small < 458 * ballast[0] and large > small + 30
+    with (
+        pytest.raises(InputError, match="tiny failed: .*does not exist"),
+        processes([("tiny", PAIR)], Setup(image, image, {"tiny": "/nowhere.safetensors"}, "cpu")) as (broken,),
+    ):
+        broken.run()
 
 
 def test_our_outdoor_size_and_kornia_get_the_same_weights(tmp_path):
@@ -153,8 +161,8 @@ def test_our_outdoor_size_and_kornia_get_the_same_weights(tmp_path):
     image0, image1 = whole[:96, :128].copy(), whole[8:, 16:].copy()
     weights = {"outdoor": benchmark.random_weights(tmp_path, image0)}
     setup = Setup(image0, image1, weights, "cpu")
-    counts = {c.name + c.work: c.run() for name in ("outdoor", "kornia") for c in contenders.make(name, setup)}
-    assert len(set(counts.values())) == 1 and len(counts) == 3 and min(counts.values()) > 10
+    counts = [contender.run() for name in ("outdoor", "kornia") for contender in contenders.make(name, setup)]
+    assert len(counts) == 3 and len(set(counts)) == 1 and counts[0] > 10
 
 
 @pytest.fixture(scope="module")

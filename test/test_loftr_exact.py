@@ -14,6 +14,7 @@ from loftr_ros.loftr.coarse_matching import match_cells, select, similarity
 from loftr_ros.loftr.fine_matching import gather_windows
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.linear import project
+from loftr_ros.loftr.transformer import linear_attention
 
 TEMPERATURE = 0.1
 
@@ -105,6 +106,19 @@ def test_projections_equal_linear_layers(shape):
     x, weight, bias = torch.randn(shape), torch.randn(48, 64), torch.randn(48)
     torch.testing.assert_close(project(x, weight, bias), F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(project(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-4)
+
+
+def test_attention_equals_the_sum_over_all_pairs():
+    """Equation 7 as it is written, one query at a time; ignored keys have no part, ignored queries get 0."""
+    query, key, value = (3 * torch.randn(2, n, 4, 8) for n in (9, 11, 11))
+    query_mask, key_mask = torch.rand(2, 9) > 0.3, torch.rand(2, 11) > 0.3
+    similar = torch.einsum("blhd,bshd->blsh", F.elu(query) + 1, F.elu(key) + 1)
+    for q_mask, k_mask in ((None, None), (query_mask, key_mask)):
+        weights = similar if k_mask is None else similar * k_mask[:, None, :, None]
+        wanted = torch.einsum("blsh,bshd->blhd", weights, value) / (weights.sum(dim=2)[..., None] + 1e-6)
+        if q_mask is not None:
+            wanted = wanted * q_mask[:, :, None, None]
+        torch.testing.assert_close(linear_attention(query, key, value, q_mask, k_mask), wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_windows_equal_those_of_the_padded_features():

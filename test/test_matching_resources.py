@@ -98,6 +98,15 @@ def test_pieces_give_the_same_matches(weights):
     np.testing.assert_allclose(found.sigma, wanted.sigma, atol=1e-3)
 
 
+def test_the_most_confident_matches_are_kept(weights):
+    image = texture(96, 128, 33)
+    every, some = (tiny(weights, max_matches=count).match(image, image) for count in (0, 20))
+    assert len(every) > 40 and len(some) == 20
+    best = np.sort(np.argsort(-every.confidence)[:20])
+    np.testing.assert_array_equal(some.index0, every.index0[best])
+    np.testing.assert_allclose(some.points1, every.points1[best], atol=1e-3)
+
+
 def test_bfloat16_finds_nearly_the_same():
     """With the bundled weights, whose matches mean something: the same cells, moved by little."""
     whole = texture(208, 272, 34)

@@ -12,7 +12,6 @@ import os
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,9 @@ import loftr_ros
 from loftr_ros import cli
 from loftr_ros.config import MatcherConfig, config_from_dict
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.contenders import NAMES, PAIR, TRACKED, Contender, Setup, available, has_weights, make
+from loftr_ros.evaluation.contender_process import processes
+from loftr_ros.evaluation.contenders import NAMES, PAIR, TITLES, TRACKED, Setup, available, has_weights, works
 from loftr_ros.evaluation.odometry_times import Messages, OdometryTimes, instrumented, stopwatch_for, time_odometry
-from loftr_ros.evaluation.peak_memory import peak_mib
 from loftr_ros.evaluation.random_network import random_network
 from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.stopwatch import Times
@@ -48,7 +47,7 @@ _ROOM_POSES = 120
 
 @dataclass(frozen=True)
 class Score:
-    """A contender's result. peak_mib: largest resident memory of a fresh process that does this work alone."""
+    """A contender's result, in a process of its own. peak_mib: the largest resident memory of that process."""
 
     name: str
     work: str
@@ -109,8 +108,8 @@ def centre(camera: Camera, size: tuple[int, int]) -> tuple[slice, slice, Camera]
     return slice(top, top + height), slice(left, left + width), part
 
 
-def machine(config: MatcherConfig, random: bool) -> dict[str, Any]:
-    """What the numbers depend on."""
+def machine(config: MatcherConfig, outdoor_weights: str | None) -> dict[str, Any]:
+    """What the numbers depend on; None for what does not matter."""
     device = choose_device(config.device)
     return {
         "cpu": _cpu_name(),
@@ -123,7 +122,7 @@ def machine(config: MatcherConfig, random: bool) -> dict[str, Any]:
         "opencv": cv2.__version__,
         "loftr_ros": loftr_ros.__version__,
         "precision": config.precision,
-        "outdoor_weights": "random" if random else "official",
+        "outdoor_weights": outdoor_weights,
     }
 
 
@@ -135,32 +134,36 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def time_contenders(contenders: Sequence[Contender], repeats: int, quiet: bool) -> list[tuple[Times, int]]:
-    """Times and matches of each. They take turns, so that all of them see the same changes of the machine."""
-    matches = [contender.run() for contender in contenders]
-    wanted = [repeats if _seconds(each.run) < _SLOW_SECONDS else max(3, repeats // 4) for each in contenders]
-    seconds: list[list[float]] = [[] for _ in contenders]
+def time_runs(runs: Sequence[Callable[[], tuple[float, int]]], repeats: int, quiet: bool) -> list[tuple[Times, int]]:
+    """Times and matches of runs that answer (seconds, matches), after two of each to warm up.
+
+    They take turns, so that all of them see the same changes of the machine.
+    """
+    for run in runs:
+        run()
+    wanted = [repeats if run()[0] < _SLOW_SECONDS else max(3, repeats // 4) for run in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
+    matches = [0] * len(runs)
     for turn in cli.progress(range(repeats), repeats, "matchers", quiet):
-        for i, contender in enumerate(contenders):
+        for i, run in enumerate(runs):
             if turn < wanted[i]:
-                seconds[i].append(_seconds(contender.run))
+                elapsed, matches[i] = run()
+                seconds[i].append(elapsed)
     return [(Times.of(each), count) for each, count in zip(seconds, matches)]
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def compare(names: Sequence[str], setup: Setup, repeats: int, memory: bool, quiet: bool) -> list[Score]:
+def compare(names: Sequence[str], setup: Setup, repeats: int, quiet: bool) -> list[Score]:
     """A score for each contender of the given names."""
     if not names:
         return []
-    named = [(name, contender) for name in names for contender in make(name, setup)]
-    times = time_contenders([contender for _, contender in named], repeats, quiet)
-    peaks = [peak_mib(name, contender.work, setup) if memory else None for name, contender in named]
-    return [Score(c.name, c.work, t, count, peak) for (_, c), (t, count), peak in zip(named, times, peaks)]
+    named = [(name, work) for name in names for work in works(name)]
+    with processes(named, setup) as contenders:
+        times = time_runs([contender.run for contender in contenders], repeats, quiet)
+        peaks = [contender.peak_mib() for contender in contenders]
+    return [
+        Score(TITLES.get(name, name), work, time, count, peak)
+        for (name, work), (time, count), peak in zip(named, times, peaks)
+    ]
 
 
 def ratios(scores: Sequence[Score]) -> dict[str, dict[str, float]]:
@@ -252,18 +255,23 @@ def benchmark(options: argparse.Namespace, config: MatcherConfig, messages: Mess
     for size in options.sizes:
         frames, camera = load_frames(options.recording, size, options.frames)
         odometry.append(time_odometry(matcher, frames, camera, messages))
-    random = {"outdoor", "kornia", "kornia-autocast"} & set(names) and not has_weights("outdoor")
+    scores, outdoor_weights = contest(names, options, config)
+    shares = []
+    if options.shares and isinstance(matcher, LoFTRMatcher):
+        shares = dual_softmax_shares(matcher, options.recording)
+    return Report(machine(config, outdoor_weights), odometry, scores, ratios(scores), shares)
+
+
+def contest(names: Sequence[str], options: argparse.Namespace, config: MatcherConfig) -> tuple[list[Score], str | None]:
+    """Scores of the contenders, and which weights the outdoor size had: official, random where there are none here."""
+    needs_outdoor = bool({"outdoor", "kornia", "kornia-autocast"} & set(names))
+    random = needs_outdoor and not has_weights("outdoor")
+    images = [frame.image for frame in load_frames(options.recording, options.pair_size, _APART + 1)[0][::_APART]]
     with tempfile.TemporaryDirectory() as folder:
-        image0, image1 = (f.image for f in load_frames(options.recording, options.pair_size, _APART + 1)[0][::_APART])
-        weights = {"outdoor": random_weights(Path(folder), image0)} if random else {}
-        setup = Setup(image0, image1, weights, config.device, config.precision)
-        scores = compare(names, setup, options.repeats, not options.no_memory, options.quiet)
-    shares = dual_softmax_shares(matcher, options.recording) if options.shares and _is_loftr(matcher) else []
-    return Report(machine(config, bool(random)), odometry, scores, ratios(scores), shares)
-
-
-def _is_loftr(matcher: object) -> bool:
-    return isinstance(matcher, LoFTRMatcher)
+        weights = {"outdoor": random_weights(Path(folder), images[0])} if random else {}
+        setup = Setup(images[0], images[1], weights, config.device, config.precision)
+        scores = compare(names, setup, options.repeats, options.quiet)
+    return scores, ("random" if random else "official") if needs_outdoor else None
 
 
 def random_weights(folder: Path, image: Image) -> str:
@@ -298,7 +306,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
     parser.add_argument("--precision", default="float32", help="of our LoFTR (float32)")
     parser.add_argument("--compile", action="store_true", help="run the odometry's LoFTR through torch.compile")
-    parser.add_argument("--no-memory", action="store_true", help="do not measure the memory of the contenders")
     parser.add_argument("--shares", action="store_true", help="also the share of the dual softmax, by size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -20,7 +20,13 @@ from loftr_ros.matching.loftr import choose_device
 from loftr_ros.types import Image
 
 PAIR, TRACKED = "pair", "tracked frame"
-NAMES = ("tiny", "outdoor", "indoor", "kornia", "kornia-autocast", "xfeat", "sift", "orb")
+OURS = ("tiny", "outdoor", "indoor")
+NAMES = (*OURS, "kornia", "kornia-autocast", "xfeat", "sift", "orb")
+TITLES = {
+    "kornia": "kornia LoFTR outdoor",
+    "kornia-autocast": "kornia LoFTR outdoor, autocast",
+    "xfeat": "XFeat semi-dense",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,8 @@ class Setup:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time. run() answers the number of matches."""
+    """Something to time: a kind of work, PAIR or TRACKED, and run(), which answers the number of matches."""
 
-    name: str
     work: str
     run: Callable[[], int]
 
@@ -56,6 +61,11 @@ def available(name: str) -> bool:
     return module is None or importlib.util.find_spec(module) is not None
 
 
+def works(name: str) -> tuple[str, ...]:
+    """The kinds of work of a contender: our own LoFTR also tracks."""
+    return (TRACKED, PAIR) if name in OURS else (PAIR,)
+
+
 def make(name: str, setup: Setup) -> list[Contender]:
     """The contenders called `name`, one of NAMES. Raises WeightsError where weights are missing."""
     if name in ("kornia", "kornia-autocast"):
@@ -63,20 +73,20 @@ def make(name: str, setup: Setup) -> list[Contender]:
     if name == "xfeat":
         return [_xfeat(setup)]
     if name in ("sift", "orb"):
-        return [_pair(name, load_matcher(name), setup)]
+        return [_pair(load_matcher(name), setup)]
     weights = setup.weights.get(name, "")
     matcher = load_matcher(name, weights=weights, device=setup.device, max_side=0, precision=setup.precision)
-    return [_tracked(name, matcher, setup), _pair(name, matcher, setup)]
+    return [_tracked(matcher, setup), _pair(matcher, setup)]
 
 
-def _tracked(name: str, matcher: Matcher, setup: Setup) -> Contender:
+def _tracked(matcher: Matcher, setup: Setup) -> Contender:
     """One more frame against a keyframe whose features are there."""
     keyframe = matcher.extract(setup.image0)
-    return Contender(name, TRACKED, lambda: len(matcher.match_features(keyframe, matcher.extract(setup.image1))))
+    return Contender(TRACKED, lambda: len(matcher.match_features(keyframe, matcher.extract(setup.image1))))
 
 
-def _pair(name: str, matcher: Matcher, setup: Setup) -> Contender:
-    return Contender(name, PAIR, lambda: len(matcher.match(setup.image0, setup.image1)))
+def _pair(matcher: Matcher, setup: Setup) -> Contender:
+    return Contender(PAIR, lambda: len(matcher.match(setup.image0, setup.image1)))
 
 
 def _kornia(setup: Setup, autocast: bool) -> Contender:
@@ -96,7 +106,7 @@ def _kornia(setup: Setup, autocast: bool) -> Contender:
             found = network({"image0": image0, "image1": image1})
         return len(found["keypoints1"].cpu())
 
-    return Contender("kornia LoFTR outdoor" + (", autocast" if autocast else ""), PAIR, run)
+    return Contender(PAIR, run)
 
 
 def _xfeat(setup: Setup) -> Contender:
@@ -106,7 +116,7 @@ def _xfeat(setup: Setup) -> Contender:
     with redirect_stdout(StringIO()):  # it says where its weights are
         network: Any = XFeat()
     image0, image1 = (torch.from_numpy(image)[None, None].float() for image in (setup.image0, setup.image1))
-    return Contender("XFeat semi-dense", PAIR, lambda: len(network.match_xfeat_star(image0, image1)[0]))
+    return Contender(PAIR, lambda: len(network.match_xfeat_star(image0, image1)[0]))
 
 
 def has_weights(size: str) -> bool:

@@ -65,6 +65,7 @@ class LoFTR(nn.Module):
         threshold: least confidence of a match.
 
     Attributes:
+        max_matches: only so many of the most confident coarse matches are refined and kept, per batch; 0: all.
         in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
         windows_at_once: number of matches in a piece.
     """
@@ -73,6 +74,7 @@ class LoFTR(nn.Module):
         super().__init__()
         self.config = config
         self.threshold = threshold
+        self.max_matches = 0
         self.in_pieces = False
         self.windows_at_once = 512
         self.backbone = Backbone(config)
@@ -118,6 +120,8 @@ class LoFTR(nn.Module):
         )
         # 2. Coarse matching
         coarse = self.match_cells(features0, features1, tokens0, tokens1)
+        if self.max_matches:
+            coarse = coarse.most_confident(self.max_matches)
         # 3. Fine matching
         offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
         return LoFTROutput(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ def linear_attention(
     Returns:
         [B, L, heads, D]; 0 for ignored queries.
     """
-    query, key = F.elu(query).add_(1), F.elu(key).add_(1)
+    query, key = _positive(query), _positive(key)
     if key_mask is not None:
         key = key * key_mask[:, :, None, None]
     # Means instead of sums, in the numerator and the denominator: half precision has no room for sums.
@@ -31,6 +33,13 @@ def linear_attention(
     least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
     message = torch.einsum("blhd,bhdv->blhv", query, summary).div_((normalizer + least)[..., None])
     return message if query_mask is None else message * query_mask[:, :, None, None]
+
+
+def _positive(x: Tensor) -> Tensor:
+    """elu(x) + 1. On a CPU by way of powers of 2, which cost a fourth of torch's other exponentials."""
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.elu(x).add_(1)
+    return x.clamp(max=0).mul_(math.log2(math.e)).exp2_().add_(x.relu())
 
 
 class EncoderLayer(nn.Module):

@@ -53,6 +53,7 @@ def matcher_from_config(config: MatcherConfig) -> PlaceMatcher:
             precision=config.precision,
             target_rate=config.target_rate,
             compile_network=config.compile,
+            max_matches=config.max_matches,
         )
     except RuntimeError as error:
         raise ConfigError(f"{error}.") from None

@@ -58,6 +58,7 @@ class LoFTRMatcher:
             are computed in float32 all the same.
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
+        max_matches: only so many matches, the most confident ones, are refined and returned; 0: all.
 
     Raises:
         WeightsError: the weights cannot be used.
@@ -76,6 +77,7 @@ class LoFTRMatcher:
         precision: str = "float32",
         target_rate: float = 0.0,
         compile_network: bool = False,
+        max_matches: int = 0,
     ) -> None:
         self.name = name
         self.max_side = max_side
@@ -84,6 +86,7 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.network = load_network(name, weights, threshold)
+        self.network.max_matches = max_matches
         fold_batch_norms(self.network.backbone)
         self.network.to(self.device, memory_format=torch.channels_last)
         if self.device.type == "cpu":

@@ -26,9 +26,7 @@ def launch_nav2(context):
     try:
         nav2 = Path(get_package_share_directory("nav2_bringup"))
     except PackageNotFoundError:
-        raise RuntimeError(
-            "nav2_bringup is not installed: apt install ros-$ROS_DISTRO-nav2-bringup."
-        ) from None
+        raise RuntimeError("nav2_bringup is not installed: apt install ros-$ROS_DISTRO-nav2-bringup.") from None
     given = {name: LaunchConfiguration(name).perform(context) for name in ("map", "params_file", "namespace")}
     given["params_file"] = given["params_file"] or str(nav2 / "params" / "nav2_params.yaml")
     source = PythonLaunchDescriptionSource(str(nav2 / "launch" / "bringup_launch.py"))

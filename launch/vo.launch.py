@@ -45,7 +45,7 @@ ARGUMENTS = {
     "odometry": ("", "With bag and scale: odometry: TUM file of the wheels' way, or its topic in the bag."),
     "rate": ("0.0", "With bag: frames a second; 0: as fast as the odometry takes them."),
     "output": ("", "With bag: folder for trajectory, metrics, report and match pictures; empty: none."),
-    "groundtruth": ("", "With bag and output: TUM trajectory to compare with."),
+    "groundtruth": ("", "With bag: TUM trajectory to compare with; the errors (ATE, RPE) are printed."),
 }
 TOPICS = ("image", "camera_info", "depth", "mask", "wheel_odom", "wheel_twist", "odom")
 TEXTS = ("matcher", "weights", "device", "scale", "camera_info_file", "image_transport", "frame_prefix", "viewer")

@@ -254,14 +254,11 @@ class OutputConfig(Group):
         "", "Live view with rerun: spawn (a window), serve (rerun connects to here), a rerun URL, or a FILE.rrd."
     )
 
-
     def __post_init__(self) -> None:
         super().__post_init__()
         file = Path(self.trajectory_file)
         if file.is_absolute() or ".." in file.parts or not file.name:
-            raise ConfigError(
-                f"trajectory_file must be a file inside trajectory_folder, not {self.trajectory_file!r}."
-            )
+            raise ConfigError(f"trajectory_file must be a file inside trajectory_folder, not {self.trajectory_file!r}.")
 
 
 @dataclass(frozen=True)

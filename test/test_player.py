@@ -53,9 +53,20 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
         assert {s["metric"] for s in client.statuses} >= {"true"}
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["frames"] == FRAMES
+    assert metrics["metric"] is True
     assert abs(metrics["scale"] - 1) < 0.1
     assert metrics["command"].startswith(f"player {room} --odometry")
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_errors_are_printed_without_an_output_folder(room):
+    with running_node("printed", matcher="sift", reliable=True), connected_client("printed"):
+        done = play("printed", str(room), "--groundtruth", str(room / "groundtruth_tum.txt"))
+    assert done.returncode == 0, done.stderr
+    assert f"{FRAMES} frames, " in done.stdout
+    assert float(done.stdout.split("ATE ")[1].split(" m")[0]) < 0.05
+    assert "RPE " in done.stdout
+    assert "results in" not in done.stdout
 
 
 def test_example_for_robot_localization_reaches_its_node():

@@ -66,9 +66,7 @@ class Run:
         return Trajectory([stamp for stamp, _ in known], [pose for _, pose in known])
 
 
-def replay(
-    recording: Recording, odometry: VisualOdometry, progress: bool = False, viewer: Viewer | None = None
-) -> Run:
+def replay(recording: Recording, odometry: VisualOdometry, progress: bool = False, viewer: Viewer | None = None) -> Run:
     """Process all frames. What was computed before an unreadable frame is kept; see Run.failure."""
     run = Run()
     frames = cli.progress(recording.frames(), len(recording) or None, "replay", quiet=not progress)
@@ -104,6 +102,12 @@ def summary(run: Run) -> dict[str, Any]:
         "metric": bool(run.estimates and run.estimates[-1].metric),
         "ms_per_frame_median": round(float(np.median(run.milliseconds)), 3) if run.milliseconds else None,
     }
+
+
+def measure(run: Run, groundtruth: Path | None) -> dict[str, Any]:
+    """The metrics alone. Raises InputError where the ground truth cannot be compared with."""
+    errors = {} if groundtruth is None else dataclasses.asdict(evaluate(run.trajectory, groundtruth)[0])
+    return {**summary(run), **errors}
 
 
 def save(run: Run, output: Path, groundtruth: Path | None, about: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def print_metrics(metrics: dict[str, Any], output: Path) -> None:
+def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:
     states = ", ".join(f"{name} {count}" for name, count in metrics["states"].items())
     print(f"{metrics['frames']} frames, {metrics['poses']} poses ({states})")
     if metrics["ms_per_frame_median"] is not None:
@@ -218,7 +222,8 @@ def print_metrics(metrics: dict[str, Any], output: Path) -> None:
             f" scale {metrics['scale']:.3f}, over {metrics['path_length_m']:.1f} m"
         )
         print(f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame")
-    print(f"results in {output}")
+    if output is not None:
+        print(f"results in {output}")
 
 
 def entry_point() -> int:

@@ -112,7 +112,7 @@ def _chart(name: str, figure: Any) -> str:
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         height=380,
     )
-    chart: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False})
+    chart: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displayModeBar": False})
     return chart
 
 
@@ -162,10 +162,25 @@ def _in_space(story: Story) -> Any:
     for name, positions, line in _lines(story):
         x, y, z = positions.T.tolist()
         figure.add_scatter3d(x=x, y=y, z=z, mode="lines", name=name, line={**line, "width": 4})
-    figure.update_layout(scene={"aspectmode": "data"})
+    figure.update_layout(scene=_proportions(np.concatenate([positions for _, positions, _ in _lines(story)])))
     if story.aligned is None:  # the camera's y axis points down
         figure.update_layout(scene_camera={"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": 0.8, "y": -1.4, "z": -1.2}})
     return figure
+
+
+def _proportions(positions: Array) -> dict[str, Any]:
+    """Axes of one scale that hold all positions [N, 3] in view; a flat trajectory gets some height all the same."""
+    if len(positions) == 0:
+        return {}
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    widest = max(float((high - low).max()), 1e-6)
+    sides = np.maximum(1.05 * (high - low), 0.15 * widest)
+    axes = {
+        f"{name}axis": {"range": [float(middle - side / 2), float(middle + side / 2)]}
+        for name, middle, side in zip("xyz", (low + high) / 2, sides)
+    }
+    ratio = {name: float(1.2 * side / sides.max()) for name, side in zip("xyz", sides)}
+    return {**axes, "aspectmode": "manual", "aspectratio": ratio}
 
 
 def _error(aligned: Aligned) -> Any:

@@ -89,9 +89,7 @@ def picture_message(picture: Picture, header: Header) -> ImageMessage:
 def compressed_message(picture: Picture, header: Header) -> CompressedImage:
     """The picture as JPEG, named as image_transport does."""
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return CompressedImage(
-        header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", data.tobytes())
-    )
+    return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", data.tobytes()))
 
 
 _MATCH = np.dtype(
@@ -248,9 +246,7 @@ _LEVELS = {
 }
 
 
-def status_message(
-    estimate: Estimate, config: Config, name: str, counts: dict[str, str]
-) -> DiagnosticStatus:
+def status_message(estimate: Estimate, config: Config, name: str, counts: dict[str, str]) -> DiagnosticStatus:
     """What the odometry knows about the last frame, and what the node counts."""
     values = {
         "state": estimate.state.value,

@@ -33,7 +33,7 @@ import loftr_ros
 from loftr_ros import cli
 from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation.album import Album
-from loftr_ros.evaluation.replay import Run, print_metrics, save
+from loftr_ros.evaluation.replay import Run, measure, print_metrics, save
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
 from loftr_ros.evaluation.trajectory import make_folder
 from loftr_ros.geometry.camera import Camera
@@ -67,6 +67,7 @@ class Player(Node):
         self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
         self.inliers: dict[int, int] = {}
+        self.metric: dict[int, bool] = {}
         self.poses: dict[int, Array] = {}  # pose_odom_base
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
@@ -127,6 +128,7 @@ class Player(Node):
             if values["pose"] == "true":
                 self.posed.add(stamp)
             self.inliers[stamp] = int(values["inliers"])
+            self.metric[stamp] = values["metric"] == "true"
             self.milliseconds.append(float(values["processing_ms"]))
             self.changed.notify_all()
 
@@ -176,7 +178,7 @@ def play(player: Player, recording: Recording, rate_hz: float) -> None:
 def gathered(player: Player, pose_base_camera: Array) -> Run:
     """What came back, as the estimates of a replay: poses of the camera in the first camera's frame."""
     estimates = [
-        Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera))
+        Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera), metric=player.metric[stamp])
         for stamp, state in sorted(player.states.items())
     ]
     return Run(estimates, player.milliseconds, [count for _, count in sorted(player.inliers.items())])
@@ -279,8 +281,7 @@ def main(arguments: Sequence[str]) -> int:
         spinning.join()
         player.destroy_node()
         rclpy.try_shutdown()
-        if film is not None and player.states:  # what came back before a failure is not lost
-            film.close()
+        if player.states:  # what came back before a failure is not lost
             _keep(player, options, arguments, groundtruth if code == 0 else None, pose_base_camera)
     return code
 
@@ -305,8 +306,11 @@ def _keep(
     pose_base_camera: Array,
 ) -> None:
     run = gathered(player, pose_base_camera)
-    if player.film is not None:
-        run.album = player.film.album
+    if player.film is None:
+        print_metrics(measure(run, groundtruth), None)
+        return
+    player.film.close()
+    run.album = player.film.album
     about = {
         "input": str(options.input),
         "command": shlex.join(["player", *arguments]),

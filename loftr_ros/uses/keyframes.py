@@ -50,7 +50,7 @@ def keyframe_points(keyframe: Keyframe, most_relative_sigma: float = np.inf) -> 
     index = keyframe.depths.precise
     sigma = keyframe.depths.relative_sigma(index)
     index, sigma = index[sigma <= most_relative_sigma], sigma[sigma <= most_relative_sigma]
-    return KeyframePoints(keyframe.pose_world_keyframe, index, keyframe.depths.points3d(index), sigma)
+    return KeyframePoints(keyframe.pose_world_camera, index, keyframe.depths.points3d(index), sigma)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from loftr_ros.evaluation.sequences import (
     open_recording,
 )
 from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_tum
+from loftr_ros.geometry.camera import Camera
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.uses.formats import image_name, write_colmap, write_ply
 from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of, read_colour, write_picture
@@ -40,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="of an image folder without times.txt")
     parser.add_argument("--scale", choices=SCALE_SOURCES[:2], default="none", help="depth: metres from depth images")
     parser.add_argument("--views", type=int, default=3, metavar="N", help="keyframes that must see a point (3)")
-    parser.add_argument("--error", type=float, default=1.5, metavar="PX", help="largest reprojection error (1.5)")
+    parser.add_argument(
+        "--error", type=float, metavar="PX", help="largest reprojection error (1.5; in proportion above 640 pixels)"
+    )
     parser.add_argument("--parallax", type=float, default=1.0, metavar="DEG", help="least angle between rays (1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_matcher_arguments(parser)
@@ -49,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    if options.views < 2 or not options.error > 0 or not options.parallax >= 0 or not options.rate > 0:
+    positive = options.rate > 0 and (options.error is None or options.error > 0)
+    if options.views < 2 or not positive or not options.parallax >= 0:
         raise InputError("--views must be at least 2, --error and --rate greater than 0, and --parallax at least 0.")
-    keep = Filter(error_px=options.error, views=options.views, parallax_deg=options.parallax)
     scale = config_from_dict({"scale": options.scale}).scale
     recording = open_recording(
         options.input,
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     # 1. Keyframes and their tracks
     views = gather(recording, odometry, options.quiet)
     # 2. Points
+    error_px = options.error or default_error_px(recording.camera)
+    keep = Filter(error_px=error_px, views=options.views, parallax_deg=options.parallax)
     cloud = triangulate_views(views, recording.camera, keep)
     if len(cloud.points) == 0:
         raise InputError(f"No point of {options.input} could be triangulated: does the camera move enough?")
@@ -80,6 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     print(f"reprojection error {error:.2f} px; lengths are {'metres' if options.scale == 'depth' else 'arbitrary'}")
     print(f"points.ply, points.png, sparse/ (COLMAP) and images/ in {options.output}")
     return 0
+
+
+def default_error_px(camera: Camera) -> float:
+    """LoFTR sees larger images shrunk to a longer side of 640 pixels, unless told otherwise."""
+    return Filter.error_px * max(1.0, max(camera.width, camera.height) / 640)
 
 
 def gather(recording: Recording, odometry: VisualOdometry, quiet: bool) -> list[View]:

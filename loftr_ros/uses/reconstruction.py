@@ -36,7 +36,7 @@ class Filter:
     error_px: float = 1.5
     views: int = 3
     parallax_deg: float = 1.0
-    relative_sigma: float = 0.05
+    relative_sigma: float = 0.1
 
 
 @dataclass(frozen=True)

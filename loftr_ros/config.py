@@ -153,7 +153,7 @@ class OdometryConfig(Group):
         read_only=False,
     )
     init_parallax_deg: float = setting(
-        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
+        1.0, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
     )
     keyframe_inlier_ratio: float = setting(
         0.5,

@@ -6,7 +6,7 @@ acts as a 3D point (PnP); where it is infinite, only its epipolar line acts; eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from loftr_ros.types import Array
 
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _MAX_ITERATIONS = 25
+_LEAST_FACTOR = 0.1  # deviations are never taken for smaller than this share of what the matcher says
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Adjustment:
         covariance: [6, 6] of the pose of camera 1 in camera 0: position, then rotation vector, in camera 0's axes.
         inverse_depth: [N] after the refinement.
         inverse_depth_sigma: [N].
-        error: [N] length of each residual in image 1, in standard deviations of that point.
+        error: [N] length of each residual in image 1, in the standard deviations sigma1 of the matcher.
     """
 
     pose_1_0: Array
@@ -72,6 +73,8 @@ def adjust_pose(
 ) -> Adjustment:
     """Refine a pose and the inverse depths of its points by Levenberg-Marquardt with Cauchy weights.
 
+    The deviations are right up to a factor only: a first round finds it, a second one adjusts with it.
+
     Each depth meets only its own point, so it is eliminated by the Schur complement (Triggs et al., Bundle Adjustment:
     A Modern Synthesis, section 6.1) and an iteration costs O(N).
 
@@ -87,7 +90,27 @@ def adjust_pose(
     information = np.where(np.isfinite(prior_sigma), 1.0 / np.maximum(prior_sigma, 1e-12) ** 2, 0.0)
     rays = np.concatenate([points0, np.ones((len(points0), 1))], axis=1)
     problem = _Problem(rays, points1, sigma1, np.where(information > 0, prior, 0.0), information)
-    pose, depth, damping = pose_1_0, inverse_depth.copy(), 1e-4
+    rough = _iterate(problem, pose_1_0, inverse_depth)
+    factor = _sigma_factor(rough.system, information > 0)
+    problem = replace(problem, sigma1=factor * sigma1)
+    # With deviations that were too wide, wrong matches may have led astray: the start counts as much as where they led.
+    starts = [(pose_1_0, inverse_depth), (rough.pose, rough.depth)]
+    best = min((_iterate(problem, *start) for start in starts), key=lambda found: found.system.cost)
+    covariance = _position_covariance(best.pose, _pose_covariance(best.system))
+    sigma = 1.0 / np.sqrt(np.maximum(best.system.depth_hessian, 1e-12))
+    return Adjustment(best.pose, covariance, best.depth, sigma, factor * best.system.error)
+
+
+@dataclass(frozen=True)
+class _Found:
+    pose: Array
+    depth: Array
+    system: _System
+
+
+def _iterate(problem: _Problem, pose: Array, depth: Array) -> _Found:
+    """Levenberg-Marquardt."""
+    damping = 1e-4
     system = _linearize(problem, pose, depth)
     for _ in range(_MAX_ITERATIONS):
         step, depth_step = _solve(system, damping)
@@ -102,9 +125,17 @@ def adjust_pose(
             damping *= 8.0
             if damping > 1e6:
                 break
-    covariance = _position_covariance(pose, _pose_covariance(system, information > 0))
-    sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
-    return Adjustment(pose, covariance, depth, sigma, system.error)
+    return _Found(pose, depth, system)
+
+
+def _sigma_factor(system: _System, has_prior: NDArray[np.bool_]) -> float:
+    """By which factor the residuals are longer than their deviations say; wrong matches hardly change it.
+
+    A depth with a prior leaves its point two degrees of freedom, a free depth leaves one: the median lengths of normal
+    vectors of that many dimensions are 1.177 and 0.674.
+    """
+    expected = np.where(has_prior, 1.177, 0.674)
+    return max(float(np.median(system.total / expected)), _LEAST_FACTOR)
 
 
 def _linearize(problem: _Problem, pose: Array, depth: Array) -> _System:
@@ -158,16 +189,12 @@ def _moved(pose: Array, step: Array) -> Array:
     return make_pose(rotation_from_vector(step[:3]) @ pose[:3, :3], pose[:3, 3] + step[3:])
 
 
-def _pose_covariance(system: _System, has_prior: NDArray[np.bool_]) -> Array:
-    """[6, 6] of (rotation vector, translation), scaled by how well the residuals match their deviations."""
+def _pose_covariance(system: _System) -> Array:
+    """[6, 6] of (rotation vector, translation)."""
     hessian = system.pose_hessian - system.mixed.T @ (system.mixed / (system.depth_hessian[:, None] + 1e-12))
     # Where nothing binds a direction (the length of an unscaled translation) its variance becomes large, not infinite.
     hessian += np.eye(6) * 1e-9 * np.trace(hessian)
-    # A depth with a prior leaves its point two degrees of freedom, a free depth leaves one: the median lengths of
-    # normal vectors of that many dimensions are 1.177 and 0.674.
-    expected = np.where(has_prior, 1.177, 0.674)
-    factor = max(float(np.median(system.total / expected)), 0.5) ** 2
-    return np.asarray(np.linalg.inv(hessian) * factor, dtype=np.float64)
+    return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
 
 
 def _position_covariance(pose_1_0: Array, covariance: Array) -> Array:

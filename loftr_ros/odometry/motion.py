@@ -17,6 +17,8 @@ _LEAST_PER_BLOCK = 5
 _LEAST_COMMON = 20
 _SIGMA_PER_MAD = 1.4826  # of a normal variable
 _SIGNIFICANT = 2.0
+# A single match moves by noise up to this many times what the average of many may move.
+_NOISE = 4.0
 
 
 class Motion(Enum):
@@ -68,14 +70,21 @@ def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_p
     before, now = before[known], matches.points1[known]
     if len(now) < _LEAST_COMMON or still_px == 0:
         return Motion.MOVING
-    if coherent_motion(before, now - before, camera) < still_px:
+    if _is_small(before, now - before, camera, still_px):
         return Motion.STILL
     rotation, _ = fit_rotation(camera.normalize(before), camera.normalize(now))
     turned = homogeneous(camera.normalize(before)) @ rotation.T
     if np.any(turned[:, 2] < 0.1):
         return Motion.MOVING
     left = now - camera.project(turned)
-    return Motion.ROTATING if coherent_motion(before, left, camera) < still_px else Motion.MOVING
+    return Motion.ROTATING if _is_small(before, left, camera, still_px) else Motion.MOVING
+
+
+def _is_small(points: Array, motion: Array, camera: Camera, still_px: float) -> bool:
+    """Whether motions [N, 2] of matches at points [N, 2] are no more than the noise of matches."""
+    if float(np.median(np.linalg.norm(motion, axis=1))) > _NOISE * still_px:
+        return False
+    return coherent_motion(points, motion, camera) < still_px
 
 
 def coherent_motion(points: Array, motion: Array, camera: Camera) -> float:

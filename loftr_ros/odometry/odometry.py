@@ -197,9 +197,7 @@ class VisualOdometry:
         keyframe = view.keyframe
         turned = make_pose(turn.rotation if motion is Motion.ROTATING else np.eye(3), np.zeros(3))
         pose = keyframe.pose_world_camera @ inverse(turned)
-        # Below this motion a translation would not be seen.
-        unseen = self.config.static_px / self.camera.focal
-        step_covariance = np.diag([(unseen * self._scene_depth) ** 2] * 3 + [unseen**2] * 3)
+        step_covariance = self._unseen_covariance()
         covariance = compose_covariance(
             keyframe.pose_world_camera, keyframe.covariance, np.zeros(3), step_covariance
         )
@@ -225,6 +223,11 @@ class VisualOdometry:
             self._first_keyframe(view.frame, view.features, pose, covariance)
             self._trace.became_keyframe(_EXACT)
         return estimate
+
+    def _unseen_covariance(self) -> Array:
+        """[6, 6] of the motion that a camera may make and still be taken for one that stands still or only turns."""
+        unseen = self.config.static_px / self.camera.focal
+        return np.diag([(unseen * self._scene_depth) ** 2] * 3 + [unseen**2] * 3)
 
     def _low_parallax(self, view: View, turn: Turn, reason: str) -> Estimate:
         """The camera moves, but how far cannot be told: the position is held, and may be as wrong as the last speed."""
@@ -303,6 +306,8 @@ class VisualOdometry:
         motion = judge_motion(self._reference, view.matches[found.inliers], self.camera, self.config.static_px)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
+        if motion is not Motion.MOVING:
+            covariance = covariance + self._unseen_covariance()
         hidden = self._unit.awaited
         if motion is Motion.MOVING:
             self._unit.add_step(self._trace.length_to(pose))

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Errors of several odometries on the same sequences in one run, as the table of the README.
+
+    .venv/bin/python scripts/odometry_table.py SEQUENCE... [--matchers tiny sift orb] [--json FILE]
+
+Each matcher runs in this package's odometry, and once more in the textbook's two-view chaining: each frame is matched
+with the one before, the essential matrix gives rotation and direction, and the length of every step is taken from the
+ground truth, because two views do not have one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from evo.tools import file_interface
+
+from loftr_ros import cli
+from loftr_ros.config import MATCHERS, MatcherConfig
+from loftr_ros.errors import GeometryError, InputError
+from loftr_ros.evaluation.metrics import evaluate
+from loftr_ros.evaluation.replay import replay
+from loftr_ros.evaluation.sequences import Options, Recording, open_recording
+from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.geometry.se3 import inverse
+from loftr_ros.geometry.two_view import estimate_pose
+from loftr_ros.matching import matcher_from_config
+from loftr_ros.odometry import VisualOdometry
+
+_THRESHOLD_PX = 0.7
+COLUMNS = ("sequence", "odometry", "poses", "ATE", "scale drift", "rotation RPE", "translation RPE", "ms a frame")
+
+
+def chain(recording: Recording, matcher_name: str, truth: Trajectory) -> tuple[Trajectory, float]:
+    """Two-view chaining: the trajectory and the median milliseconds of a frame. A step that fails repeats the last."""
+    matcher = matcher_from_config(MatcherConfig(name=matcher_name))
+    camera, times = recording.camera, np.array(truth.stamps_ns)
+    pose, step, before, stamps, poses, spent = np.eye(4), np.eye(4), None, [], [], []
+    last = None
+    for frame in recording.frames():
+        started = time.perf_counter()
+        features = matcher.extract(frame.image)
+        place = truth.poses[int(np.abs(times - frame.stamp_ns).argmin())]
+        if before is not None:
+            matches = matcher.match_features(before, features)
+            seen = camera.normalize(matches.points0), camera.normalize(matches.points1)
+            with contextlib.suppress(GeometryError):
+                step = inverse(estimate_pose(*seen, _THRESHOLD_PX / camera.focal).pose_1_0)
+            step[:3, 3] *= np.linalg.norm(place[:3, 3] - last[:3, 3]) / max(np.linalg.norm(step[:3, 3]), 1e-12)
+            pose = pose @ step
+        before, last = features, place
+        spent.append(1e3 * (time.perf_counter() - started))
+        stamps.append(frame.stamp_ns)
+        poses.append(pose)
+    return Trajectory(stamps, poses), float(np.median(spent))
+
+
+def track(recording: Recording, matcher_name: str) -> tuple[Trajectory, float]:
+    """This package's odometry: the trajectory and the median milliseconds of a frame."""
+    matcher = matcher_from_config(MatcherConfig(name=matcher_name))
+    run = replay(recording, VisualOdometry(matcher, recording.camera))
+    if run.failure is not None:
+        raise run.failure
+    return run.trajectory, float(np.median(run.milliseconds))
+
+
+def scale_drift(trajectory: Trajectory, truth: Trajectory) -> float:
+    """Estimated over true length of the way in the last tenth of the steps, over the same in the first tenth."""
+    times = np.array(truth.stamps_ns)
+    places = np.array([truth.poses[int(np.abs(times - stamp).argmin())][:3, 3] for stamp in trajectory.stamps_ns])
+    estimated = np.linalg.norm(np.diff([pose[:3, 3] for pose in trajectory.poses], axis=0), axis=1)
+    true = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    count = max(len(true) // 10, 1)
+    return float(
+        (estimated[-count:].sum() / true[-count:].sum()) / (estimated[:count].sum() / max(true[:count].sum(), 1e-12))
+    )
+
+
+def rows(sequence: str, matchers: list[str]) -> list[dict[str, object]]:
+    """Raises InputError for a sequence without ground truth."""
+    recording = open_recording(sequence, Options())
+    if recording.groundtruth is None:
+        raise InputError(f"{sequence} has no ground truth (groundtruth_tum.txt).")
+    truth = file_interface.read_tum_trajectory_file(str(recording.groundtruth))
+    truth = Trajectory([round(1e9 * stamp) for stamp in truth.timestamps], truth.poses_se3)
+    found = []
+    for label, method in (("this odometry", track), ("two-view chaining", lambda r, m: chain(r, m, truth))):
+        for matcher in matchers:
+            trajectory, ms = method(recording, matcher)
+            errors, _ = evaluate(trajectory, recording.groundtruth)
+            values = (
+                Path(sequence).name,
+                f"{matcher}, {label}",
+                len(trajectory.poses),
+                f"{errors.ate_sim3_rmse_m:.3f} m",
+                f"{scale_drift(trajectory, truth):.3f}" if method is track else "(true lengths)",
+                f"{errors.rpe_rotation_rmse_deg:.3f} deg",
+                f"{errors.rpe_translation_rmse_m:.4f} m",
+                round(ms),
+            )
+            found.append(dict(zip(COLUMNS, values)))
+            print("| " + " | ".join(str(value) for value in values) + " |", flush=True)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sequences", nargs="+", metavar="SEQUENCE", help="sequence folder with ground truth")
+    parser.add_argument("--matchers", nargs="+", choices=MATCHERS, default=["tiny", "sift", "orb"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
+    options = parser.parse_args(arguments)
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
+    table = [row for sequence in options.sequences for row in rows(sequence, options.matchers)]
+    if options.json is not None:
+        options.json.write_text(json.dumps(table, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -32,7 +32,7 @@ class Messages(Protocol):
 
     def convert(self, message: Any) -> Image: ...
 
-    def publish(self, estimate: Estimate) -> None: ...
+    def publish(self, frame: Frame, estimate: Estimate, odometry: VisualOdometry) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def _one_frame(
             frame = Frame(frame.stamp_ns, messages.convert(message))
     with watch.stage("pose"):
         estimate = odometry.process(frame)
-    if messages and estimate.pose_world_camera is not None:
+    if messages:
         with watch.stage("publish"):
-            messages.publish(estimate)
+            messages.publish(frame, estimate, odometry)
     return estimate
 
 

@@ -106,7 +106,7 @@ def _one_frame(
 @contextmanager
 def instrumented(matcher: Matcher, watch: Stopwatch) -> Iterator[None]:
     """Time the stages of a matcher, and of the odometry's window, while the context lasts."""
-    targets = [(Window, "add", "window"), *_stages_of(matcher)]
+    targets = [(Window, "adjust", "window"), *_stages_of(matcher)]
     before = [vars(target).get(name) for target, name, _ in targets]
     for target, name, stage in targets:
         setattr(target, name, watch.timed(stage, getattr(target, name)))

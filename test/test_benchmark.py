@@ -76,13 +76,13 @@ def test_times_are_medians_and_percentiles_in_milliseconds():
 
 def test_all_stages_of_a_tracked_frame_are_seen_and_left_as_they_were():
     matcher, image = load_matcher("tiny", device="cpu"), texture(96, 128, 40)
-    adding, watch = Window.add, stopwatch_for(matcher)
+    adjusting, watch = Window.adjust, stopwatch_for(matcher)
     keyframe = matcher.extract(image)
     with instrumented(matcher, watch):
         matcher.match_features(keyframe, matcher.extract(image))
     assert set(watch.frames[0]) == {"upload", "backbone", "coarse", "match", "fine", "download"}
     assert min(watch.frames[0].values()) > 0
-    assert Window.add is adding and "extract" not in vars(matcher) and "refine" not in vars(matcher.network)
+    assert Window.adjust is adjusting and "extract" not in vars(matcher) and "refine" not in vars(matcher.network)
 
 
 def test_contenders_take_turns_and_slow_ones_fewer():

@@ -177,3 +177,12 @@ def test_replayed_results_are_copied(monkeypatch):
     function = compiled.Compiled(lambda x: (place.copy_(x), None), torch.device("cuda"))
     first, second = function(torch.ones(3)), function(torch.full((3,), 2.0))
     assert first[0].tolist() == [1, 1, 1] and second[0].tolist() == [2, 2, 2] and first[1] is None
+
+
+def test_openblas_leaves_the_cores_to_torch(weights):
+    from threadpoolctl import threadpool_info
+
+    threads = torch.get_num_threads()
+    tiny(weights)
+    counts = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
+    assert set(counts) <= {1} and torch.get_num_threads() == threads

@@ -32,7 +32,7 @@ class Messages(Protocol):
 
     def convert(self, message: Any) -> Image: ...
 
-    def publish(self, estimate: Estimate) -> None: ...
+    def publish(self, frame: Frame, estimate: Estimate, odometry: VisualOdometry) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ def _one_frame(
             frame = Frame(frame.stamp_ns, messages.convert(message))
     with watch.stage("pose"):
         estimate = odometry.process(frame)
-    if messages and estimate.pose_world_camera is not None:
+    if messages:
         with watch.stage("publish"):
-            messages.publish(estimate)
+            messages.publish(frame, estimate, odometry)
     return estimate
 
 
 @contextmanager
 def instrumented(matcher: Matcher, watch: Stopwatch) -> Iterator[None]:
     """Time the stages of a matcher, and of the odometry's window, while the context lasts."""
-    targets = [(Window, "add", "window"), *_stages_of(matcher)]
+    targets = [(Window, "adjust", "window"), *_stages_of(matcher)]
     before = [vars(target).get(name) for target, name, _ in targets]
     for target, name, stage in targets:
         setattr(target, name, watch.timed(stage, getattr(target, name)))

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 from loftr_ros import cli
 from loftr_ros.config import config_from_dict
 from loftr_ros.evaluation import benchmark
-from loftr_ros.geometry.camera import Camera
+from loftr_ros.odometry import VisualOdometry
 from loftr_ros.ros import conversions
 from loftr_ros.ros.outputs import Outputs, Result
 from loftr_ros.types import Estimate, Frame, Image
@@ -37,20 +37,19 @@ class NodeMessages:
     def convert(self, message: ImageMessage) -> Image:
         return conversions.grey_image(message)
 
-    def publish(self, estimate: Estimate) -> None:
+    def publish(self, frame: Frame, estimate: Estimate, odometry: VisualOdometry) -> None:
         result = Result(
             estimate=estimate,
-            frame=Frame(estimate.stamp_ns, np.zeros((1, 1), np.uint8)),
-            header=Header(stamp=conversions.ns_to_stamp(estimate.stamp_ns)),
-            matched=None,
-            keyframe=None,
-            camera=Camera(1, 1, np.eye(3)),
+            frame=frame,
+            header=Header(stamp=conversions.ns_to_stamp(frame.stamp_ns)),
+            matched=odometry.keyframe,
+            keyframe=odometry.keyframe,
+            camera=odometry.camera,
             pose_base_camera=np.eye(4),
             odometry_ms=0.0,
         )
         self._outputs.publish(result)
-        counts = dict.fromkeys(("latency_ms", "processing_ms", "odometry_ms", "dropped_frames"), "0.0")
-        self._outputs.publish_status(conversions.status_message(estimate, self._config, "benchmark", counts))
+        self._outputs.publish_status(conversions.status_message(estimate, self._config, "benchmark", {}))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: the node ne
 from node_support import ROOT, connected_client, running_node  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 
-from loftr_ros.config import load_config  # noqa: E402
+from loftr_ros.config import load_config, settings  # noqa: E402
 from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
@@ -54,6 +54,9 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["frames"] == FRAMES
     assert metrics["metric"] is True
+    assert metrics["keyframes"] >= 1
+    assert metrics["config"].keys() == settings().keys()
+    assert (metrics["config"]["matcher"], metrics["config"]["scale"]) == ("sift", "odometry")
     assert abs(metrics["scale"] - 1) < 0.1
     assert metrics["command"].startswith(f"player {room} --odometry")
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -45,7 +46,9 @@ def test_topics_and_services_of_the_tables_are_those_of_the_node():
         context = rclpy.Context()
         rclpy.init(context=context)
         overrides = [rclpy.Parameter(name, value=value) for name, value in values.items()]
-        node = VisualOdometryNode(context=context, parameter_overrides=overrides)
+        # A name that no other node on this machine has.
+        space = f"/readme_{os.getpid()}_{len(made)}"
+        node = VisualOdometryNode(context=context, namespace=space, parameter_overrides=overrides)
         try:
             node.start()
             made.update(entities(node))
@@ -56,11 +59,12 @@ def test_topics_and_services_of_the_tables_are_those_of_the_node():
 
 
 def entities(node) -> dict[str, str]:
-    """Types of the topics and services of a node in no namespace, by their names as the README writes them."""
-    own = node.get_name()
+    """Types of the topics and services of a node, by their names as the README writes them."""
+    own, space = node.get_name(), node.get_namespace()
     found = []
     for ask in ("publisher", "subscriber", "service"):
-        found += getattr(node, f"get_{ask}_names_and_types_by_node")(own, "/")
+        found += getattr(node, f"get_{ask}_names_and_types_by_node")(own, space)
+    found = [(name.removeprefix(space), types) for name, types in found]
     of_ros = re.compile(r"/(rosout|parameter_events|tf_static)$|/\w*parameter\w*$|/\w+_type_description$")
     of_ros_too = {f"/{own}/{name}" for name in LIFECYCLE}
     return {

@@ -74,7 +74,7 @@ def page(story: Story) -> str:
         pictures=_pictures(story),
         results=_table({k: v for k, v in story.metrics.items() if k not in ("config", "command")}),
         command=html.escape(story.command) or "not known",
-        settings=_table(story.metrics.get("config", {})) or "<p>They are those of the node.</p>",
+        settings=_table(story.metrics.get("config", {})) or "<p>The node did not tell them.</p>",
     )
 
 

@@ -22,8 +22,10 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
@@ -31,6 +33,7 @@ from std_msgs.msg import Header
 
 import loftr_ros
 from loftr_ros import cli
+from loftr_ros.config import settings
 from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.replay import Run, measure, print_metrics, save
@@ -47,6 +50,7 @@ CAMERA_AT_BASE = (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
 _FIRST_ANSWER_S = 120.0  # the node may still be loading its weights
 _ANSWER_S = 30.0
 _REPEAT_S = 1.0
+_SETTINGS_S = 3.0
 _VIDEO_HZ = 10.0
 
 
@@ -68,6 +72,8 @@ class Player(Node):
         self.milliseconds: list[float] = []
         self.inliers: dict[int, int] = {}
         self.metric: dict[int, bool] = {}
+        self.keyframes: set[int] = set()
+        self.settings: dict[str, Any] = {}  # of the node
         self.poses: dict[int, Array] = {}  # pose_odom_base
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
@@ -120,6 +126,17 @@ class Player(Node):
         with self.changed:
             self.changed.wait_for(lambda: self.posed <= self.poses.keys(), seconds)
 
+    def ask_settings(self, node_name: str) -> None:
+        """The node's parameters, as far as it tells them within a moment."""
+        client = self.create_client(GetParameters, f"{node_name}/get_parameters")
+        if not client.wait_for_service(_SETTINGS_S):
+            return
+        names, told = list(settings()), threading.Event()
+        future = client.call_async(GetParameters.Request(names=names))
+        future.add_done_callback(lambda _: told.set())
+        if told.wait(_SETTINGS_S) and future.result() is not None:
+            self.settings = {n: parameter_value_to_python(v) for n, v in zip(names, future.result().values)}
+
     def _on_status(self, message: DiagnosticStatus) -> None:
         values = {item.key: item.value for item in message.values}
         with self.changed:
@@ -129,6 +146,8 @@ class Player(Node):
                 self.posed.add(stamp)
             self.inliers[stamp] = int(values["inliers"])
             self.metric[stamp] = values["metric"] == "true"
+            if values["keyframe"] == "true":
+                self.keyframes.add(stamp)
             self.milliseconds.append(float(values["processing_ms"]))
             self.changed.notify_all()
 
@@ -178,7 +197,13 @@ def play(player: Player, recording: Recording, rate_hz: float) -> None:
 def gathered(player: Player, pose_base_camera: Array) -> Run:
     """What came back, as the estimates of a replay: poses of the camera in the first camera's frame."""
     estimates = [
-        Estimate(stamp, state, _camera_pose(player.poses.get(stamp), pose_base_camera), metric=player.metric[stamp])
+        Estimate(
+            stamp,
+            state,
+            _camera_pose(player.poses.get(stamp), pose_base_camera),
+            metric=player.metric[stamp],
+            is_keyframe=stamp in player.keyframes,
+        )
         for stamp, state in sorted(player.states.items())
     ]
     return Run(estimates, player.milliseconds, [count for _, count in sorted(player.inliers.items())])
@@ -272,6 +297,7 @@ def main(arguments: Sequence[str]) -> int:
     code = 0
     try:
         play(player, recording, options.rate)
+        player.ask_settings(options.node)
     except Exception:
         if rclpy.ok():
             raise
@@ -316,6 +342,7 @@ def _keep(
         "command": shlex.join(["player", *arguments]),
         "version": loftr_ros.__version__,
         "through": "node",
+        "config": {name: value if value is not None else [] for name, value in player.settings.items()},
     }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)

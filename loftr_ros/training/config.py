@@ -15,12 +15,20 @@ class BatchSize:
     first_step: int = 0
 
 
+STAGES = {
+    "all": "the whole network",
+    "jitter": "the second refinement alone, at true matches that are moved at random",
+    "found": "the second refinement alone, at what the network finds: its deviations learn from wrong matches too",
+}
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained.
 
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
+        stage: a key of STAGES.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.
@@ -36,7 +44,8 @@ class TrainingConfig:
             stage learns to correct the neighbouring cell too.
         position_offset: coarse cells by which both position encodings are moved, at most, so that larger
             images than those of training look familiar.
-        coarse_weight, negative_weight, fine_weight, likelihood_weight: of the losses.
+        coarse_weight, negative_weight, fine_weight, likelihood_weight, refinement_weight: of the losses.
+        refinement_likelihood_weight: of the deviation within the refinement's loss.
         validation_pairs: held-out pairs, 256 x 192.
         validate_every: steps between validations.
         checkpoint_minutes: between checkpoints.
@@ -44,6 +53,7 @@ class TrainingConfig:
     """
 
     config: str = "tiny"
+    stage: str = "all"
     seed: int = 0
     steps: int = 20000
     minutes: float = 0.0
@@ -71,6 +81,8 @@ class TrainingConfig:
     negative_weight: float = 0.3
     fine_weight: float = 1.0
     likelihood_weight: float = 0.05
+    refinement_weight: float = 1.0
+    refinement_likelihood_weight: float = 0.1
     validation_pairs: int = 64
     validate_every: int = 500
     checkpoint_minutes: float = 3.0

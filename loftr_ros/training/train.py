@@ -21,7 +21,7 @@ from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.loftr import CONFIGS
 from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.training import log
-from loftr_ros.training.config import TrainingConfig
+from loftr_ros.training.config import STAGES, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
 from loftr_ros.training.losses import Losses
 from loftr_ros.training.trainer import Trainer
@@ -75,6 +75,9 @@ def parse(arguments: Sequence[str] | None) -> Run:
     )
     parser.add_argument(
         "--config", choices=list(CONFIGS), default=defaults.config, help="size of the network"
+    )
+    parser.add_argument(
+        "--stage", choices=list(STAGES), default=defaults.stage, help="what to train (%(default)s)"
     )
     parser.add_argument("--steps", type=int, default=defaults.steps, help="length (%(default)s)")
     parser.add_argument(

@@ -1,0 +1,144 @@
+"""Second refinement: patches of the images themselves around each match, and a small network that compares them.
+
+The fine stage sees features at half the resolution through a window of five of them. Here patches of full resolution
+are compared, that of image 1 warped by the local affine map that the neighbouring matches suggest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loftr_ros.loftr.config import LoFTRConfig
+from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels
+
+_REACH = 2  # cells to each side that take part in the local affine map
+_PRIOR = 50.0  # square pixels: how much the identity counts beside the neighbours in it
+_NOISE = 0.05  # standardised grey: a patch of less contrast is not amplified
+_LOG_DEVIATION = (-4.0, 3.0)  # least and most of the logarithm of a predicted deviation in pixels
+
+
+class Refinement(nn.Module):
+    """Compares two patches and says by how much the match is off, and how sure that is.
+
+    A small regression network in the manner of DeTone et al. ("Deep Image Homography Estimation", 2016), for a
+    translation only, applied `refine_steps` times with the same weights. Untrained, it moves nothing.
+    """
+
+    def __init__(self, config: LoFTRConfig) -> None:
+        super().__init__()
+        first, second, third = config.refine_dims
+        self.side, self.steps = config.refine_side, config.refine_steps
+        self.conv1 = nn.Conv2d(2, first, 3)
+        self.conv2 = nn.Conv2d(first, second, 3, stride=2)
+        self.conv3 = nn.Conv2d(second, third, 3)
+        rest = (self.side - 5) // 2 - 1  # pixels to a side after the convolutions
+        self.hidden = nn.Linear(third * rest**2 + 2, config.refine_hidden)
+        self.output = nn.Linear(config.refine_hidden, 3)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, image0: Tensor, image1: Tensor, points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Better points1 [M, 2] and their deviation [M] in pixels; arguments as for `iterate`."""
+        *_, last = self.iterate(image0, image1, points1, batch, cell0, grid0)
+        return last
+
+    def iterate(
+        self, image0: Tensor, image1: Tensor, points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The points1 [M, 2] and deviation [M] of each step.
+
+        Args:
+            image0: [B, 1, H0, W0], image1: [B, 1, H1, W1] grey with mean 0 and deviation 1.
+            points1: [M, 2] (x, y) in image 1 where cell0 [M] of pair batch [M] is thought to lie.
+            grid0: (rows, columns) of the cells of image 0.
+        """
+        affine = local_affine(points1, batch, cell0, grid0, len(image0))
+        scale = torch.linalg.det(affine).abs().sqrt()
+        patches0, contrast0 = normalized(
+            sample_patches(image0, batch, cell_pixels(cell0, grid0), None, self.side)
+        )
+        for _ in range(self.steps):
+            points1 = points1.detach()
+            patches1, contrast1 = normalized(sample_patches(image1, batch, points1, affine, self.side))
+            step, deviation = self.compare(patches0, patches1, torch.stack([contrast0, contrast1], dim=1))
+            points1 = points1 + transformed(affine, step[:, None])[:, 0]
+            yield points1, deviation * scale
+
+    def compare(self, patches0: Tensor, patches1: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the centre of patches0 lies in patches1, both [M, S, S], contrast [M, 2].
+
+        Returns:
+            [M, 2] pixels (x, y) from the centre of patches1, and the deviation [M] of that.
+        """
+        x = torch.stack([patches0, patches1], dim=3).permute(0, 3, 1, 2)
+        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        x = self.output(F.relu(self.hidden(torch.cat([x.flatten(1), contrast], dim=1)))).float()
+        return x[:, :2], x[:, 2].clamp(*_LOG_DEVIATION).exp()
+
+
+def local_affine(points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int) -> Tensor:
+    """[M, 2, 2] derivative of points1 by the pixel in image 0, from the matches of the neighbouring cells.
+
+    Args:
+        points1: [M, 2] pixels in image 1; batch, cell0: [M] whose they are; at most one for each cell.
+        grid0: (rows, columns) of the cells of image 0.
+        pairs: B, the number of image pairs.
+    """
+    rows, columns = grid0[0] + 2 * _REACH, grid0[1] + 2 * _REACH
+    cell = torch.stack([cell0 % grid0[1], cell0 // grid0[1]], dim=1)
+    place = (batch * rows + cell[:, 1] + _REACH) * columns + cell[:, 0] + _REACH
+    motion = points1 - cell * COARSE_STRIDE
+    field = points1.new_zeros(pairs * rows * columns, 3)
+    field[place] = torch.cat([motion, torch.ones_like(motion[:, :1])], dim=1)
+    axis = torch.arange(-_REACH, _REACH + 1, device=points1.device)
+    step_y, step_x = (step.flatten() for step in torch.meshgrid(axis, axis, indexing="ij"))
+    near = field[place[:, None] + step_y * columns + step_x]  # [M, N, 3]
+    step = torch.stack([step_x, step_y], dim=1).to(points1.dtype) * COARSE_STRIDE  # [N, 2]
+    change = near[..., :2] - motion[:, None]
+    # Neighbours at another depth move otherwise: they count less (Cauchy weights, squared).
+    scale = 1 + 0.3 * step.norm(dim=1)
+    weight = near[..., 2] / (1 + change.square().sum(dim=2) / scale**2) ** 2
+    weighted = weight[..., None] * step
+    identity = torch.eye(2, device=step.device)
+    with torch.autocast(step.device.type, enabled=False):  # half precision is too coarse for geometry
+        normal = weighted.transpose(1, 2) @ step + _PRIOR * identity
+        return identity + change.transpose(1, 2) @ weighted @ _inverse(normal)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of positive definite [M, 2, 2]."""
+    a, b, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 1]
+    return torch.stack([d, -b, -b, a], dim=1).unflatten(1, (2, 2)) / (a * d - b * b)[:, None, None]
+
+
+def transformed(affine: Tensor, steps: Tensor) -> Tensor:
+    """affine [M, 2, 2] times each of steps [M or 1, N, 2]; unlike a matrix product in full precision under autocast."""
+    return affine[:, None, :, 0] * steps[..., :1] + affine[:, None, :, 1] * steps[..., 1:]
+
+
+def sample_patches(image: Tensor, batch: Tensor, points: Tensor, affine: Tensor | None, side: int) -> Tensor:
+    """[M, side, side] bilinear samples of images [B, 1, H, W] at points + affine * (x, y); the edge goes on outside."""
+    count, _, height, width = image.shape
+    axis = torch.arange(side, device=image.device, dtype=points.dtype) - side // 2
+    steps = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=1)
+    steps = steps[None] if affine is None else transformed(affine, steps[None])
+    x = (points[:, None, 0] + steps[..., 0]).clamp(0, width - 1)
+    y = (points[:, None, 1] + steps[..., 1]).clamp(0, height - 1) + batch[:, None] * height
+    # The images on top of each other: one call for all.
+    places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (count * height - 1)) - 1], dim=2)
+    tall = image.reshape(1, 1, count * height, width)
+    samples = F.grid_sample(tall, places[None], mode="bilinear", padding_mode="border", align_corners=True)
+    return samples.view(-1, side, side)
+
+
+def normalized(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches [M, S, S] with mean 0 and deviation about 1, and the logarithm of their contrast [M]."""
+    mean = patches.mean(dim=(1, 2), keepdim=True)
+    deviation = (patches - mean).square().mean(dim=(1, 2), keepdim=True).sqrt() + _NOISE
+    return (patches - mean) / deviation, deviation[:, 0, 0].log()

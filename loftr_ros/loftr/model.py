@@ -16,7 +16,7 @@ from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
 from loftr_ros.loftr.position_encoding import PositionEncoding
-from loftr_ros.loftr.refinement import Refinement
+from loftr_ros.loftr.refinement import Refinement, hints
 from loftr_ros.loftr.transformer import Transformer
 
 
@@ -125,8 +125,9 @@ class LoFTR(nn.Module):
         if self.refinement is None:
             return found
         # 4. Second refinement
+        known = hints(found.confidence, found.deviation)
         points1, deviation = self.refinement(
-            features0.image, features1.image, found.points1, found.batch, found.cell0, features0.grid
+            features0.image, features1.image, found.points1, found.batch, found.cell0, features0.grid, known
         )
         return replace(found, points1=points1, deviation=deviation)
 

@@ -18,6 +18,8 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels
 _REACH = 2  # cells to each side that take part in the local affine map
 _PRIOR = 50.0  # square pixels: how much the identity counts beside the neighbours in it
 _NOISE = 0.05  # standardised grey: a patch of less contrast is not amplified
+_EVIDENCE = 7  # contrast of both patches, agreement (3) and hints (2)
+_MOST_VOTE = 4.0  # pixels; neighbours that are further off say no more
 _LOG_DEVIATION = (-4.0, 3.0)  # least and most of the logarithm of a predicted deviation in pixels
 
 
@@ -36,20 +38,34 @@ class Refinement(nn.Module):
         self.conv2 = nn.Conv2d(first, second, 3, stride=2)
         self.conv3 = nn.Conv2d(second, third, 3)
         rest = (self.side - 5) // 2 - 1  # pixels to a side after the convolutions
-        self.hidden = nn.Linear(third * rest**2 + 2, config.refine_hidden)
+        self.hidden = nn.Linear(third * rest**2 + _EVIDENCE, config.refine_hidden)
         self.output = nn.Linear(config.refine_hidden, 3)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(
-        self, image0: Tensor, image1: Tensor, points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int]
+        self,
+        image0: Tensor,
+        image1: Tensor,
+        points1: Tensor,
+        batch: Tensor,
+        cell0: Tensor,
+        grid0: tuple[int, int],
+        hints: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Better points1 [M, 2] and their deviation [M] in pixels; arguments as for `iterate`."""
-        *_, last = self.iterate(image0, image1, points1, batch, cell0, grid0)
+        *_, last = self.iterate(image0, image1, points1, batch, cell0, grid0, hints)
         return last
 
     def iterate(
-        self, image0: Tensor, image1: Tensor, points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int]
+        self,
+        image0: Tensor,
+        image1: Tensor,
+        points1: Tensor,
+        batch: Tensor,
+        cell0: Tensor,
+        grid0: tuple[int, int],
+        hints: Tensor,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The points1 [M, 2] and deviation [M] of each step.
 
@@ -57,50 +73,54 @@ class Refinement(nn.Module):
             image0: [B, 1, H0, W0], image1: [B, 1, H1, W1] grey with mean 0 and deviation 1.
             points1: [M, 2] (x, y) in image 1 where cell0 [M] of pair batch [M] is thought to lie.
             grid0: (rows, columns) of the cells of image 0.
+            hints: [M, 2] what `hints` makes of the stages before; 0 where that is unknown.
         """
-        affine = local_affine(points1, batch, cell0, grid0, len(image0))
-        scale = torch.linalg.det(affine).abs().sqrt()
         patches0, contrast0 = normalized(
             sample_patches(image0, batch, cell_pixels(cell0, grid0), None, self.side)
         )
         for _ in range(self.steps):
             points1 = points1.detach()
+            affine, agreement = local_affine(points1, batch, cell0, grid0, len(image0))
             patches1, contrast1 = normalized(sample_patches(image1, batch, points1, affine, self.side))
-            step, deviation = self.compare(patches0, patches1, torch.stack([contrast0, contrast1], dim=1))
+            evidence = torch.cat([torch.stack([contrast0, contrast1], dim=1), agreement, hints], dim=1)
+            step, deviation = self.compare(patches0, patches1, evidence)
             points1 = points1 + transformed(affine, step[:, None])[:, 0]
-            yield points1, deviation * scale
+            yield points1, deviation * _determinant(affine).abs().sqrt()
 
-    def compare(self, patches0: Tensor, patches1: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the centre of patches0 lies in patches1, both [M, S, S], contrast [M, 2].
+    def compare(self, patches0: Tensor, patches1: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the centre of patches0 lies in patches1, both [M, S, S]; evidence [M, 7] is what else is known.
 
         Returns:
             [M, 2] pixels (x, y) from the centre of patches1, and the deviation [M] of that.
         """
         x = torch.stack([patches0, patches1], dim=3).permute(0, 3, 1, 2)
         x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
-        x = self.output(F.relu(self.hidden(torch.cat([x.flatten(1), contrast], dim=1)))).float()
+        x = self.output(F.relu(self.hidden(torch.cat([x.flatten(1), evidence], dim=1)))).float()
         return x[:, :2], x[:, 2].clamp(*_LOG_DEVIATION).exp()
 
 
-def local_affine(points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int) -> Tensor:
-    """[M, 2, 2] derivative of points1 by the pixel in image 0, from the matches of the neighbouring cells.
+def hints(confidence: Tensor, deviation: Tensor) -> Tensor:
+    """[M, 2] of the coarse confidence [M] and the fine deviation [M] in pixels."""
+    return torch.stack([confidence.float(), deviation.float().clamp(min=0.05).log()], dim=1)
+
+
+def local_affine(
+    points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int
+) -> tuple[Tensor, Tensor]:
+    """How the surroundings of each match move, from the matches of the neighbouring cells.
 
     Args:
         points1: [M, 2] pixels in image 1; batch, cell0: [M] whose they are; at most one for each cell.
         grid0: (rows, columns) of the cells of image 0.
         pairs: B, the number of image pairs.
+
+    Returns:
+        affine: [M, 2, 2] derivative of points1 by the pixel in image 0.
+        agreement: [M, 3] the share of neighbours that agree, and the pixels (x, y) in image 0 by which they would move
+            the match.
     """
-    rows, columns = grid0[0] + 2 * _REACH, grid0[1] + 2 * _REACH
-    cell = torch.stack([cell0 % grid0[1], cell0 // grid0[1]], dim=1)
-    place = (batch * rows + cell[:, 1] + _REACH) * columns + cell[:, 0] + _REACH
-    motion = points1 - cell * COARSE_STRIDE
-    field = points1.new_zeros(pairs * rows * columns, 3)
-    field[place] = torch.cat([motion, torch.ones_like(motion[:, :1])], dim=1)
-    axis = torch.arange(-_REACH, _REACH + 1, device=points1.device)
-    step_y, step_x = (step.flatten() for step in torch.meshgrid(axis, axis, indexing="ij"))
-    near = field[place[:, None] + step_y * columns + step_x]  # [M, N, 3]
-    step = torch.stack([step_x, step_y], dim=1).to(points1.dtype) * COARSE_STRIDE  # [N, 2]
-    change = near[..., :2] - motion[:, None]
+    near, step = _neighbours(points1, batch, cell0, grid0, pairs)
+    change = near[..., :2] - (points1 - cell_pixels(cell0, grid0))[:, None]
     # Neighbours at another depth move otherwise: they count less (Cauchy weights, squared).
     scale = 1 + 0.3 * step.norm(dim=1)
     weight = near[..., 2] / (1 + change.square().sum(dim=2) / scale**2) ** 2
@@ -108,13 +128,43 @@ def local_affine(points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int
     identity = torch.eye(2, device=step.device)
     with torch.autocast(step.device.type, enabled=False):  # half precision is too coarse for geometry
         normal = weighted.transpose(1, 2) @ step + _PRIOR * identity
-        return identity + change.transpose(1, 2) @ weighted @ _inverse(normal)
+        slope = change.transpose(1, 2) @ weighted @ _inverse(normal)
+    affine = identity + slope
+    total = weight.sum(dim=1, keepdim=True)
+    vote = (weight[..., None] * (change - transformed(slope, step[None]))).sum(dim=1) / (total + 1)
+    vote = transformed(_inverse(affine), vote[:, None])[:, 0].clamp(-_MOST_VOTE, _MOST_VOTE)
+    return affine, torch.cat([total / len(step), vote], dim=1)
+
+
+def _neighbours(
+    points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int
+) -> tuple[Tensor, Tensor]:
+    """[M, N, 3] the motion (x, y) of the matches of N cells around each match, and 1 (all 0: no match there).
+
+    Second: [N, 2] the pixels (x, y) to these cells.
+    """
+    rows, columns = grid0[0] + 2 * _REACH, grid0[1] + 2 * _REACH
+    place = (batch * rows + cell0 // grid0[1] + _REACH) * columns + cell0 % grid0[1] + _REACH
+    motion = points1 - cell_pixels(cell0, grid0)
+    field = points1.new_zeros(pairs * rows * columns, 3)
+    field[place] = torch.cat([motion, torch.ones_like(motion[:, :1])], dim=1)
+    axis = torch.arange(-_REACH, _REACH + 1, device=points1.device)
+    step_y, step_x = (step.flatten() for step in torch.meshgrid(axis, axis, indexing="ij"))
+    step = torch.stack([step_x, step_y], dim=1).to(points1.dtype) * COARSE_STRIDE
+    return field[place[:, None] + step_y * columns + step_x], step
+
+
+def _determinant(matrix: Tensor) -> Tensor:
+    """[M] of [M, 2, 2]."""
+    return matrix[:, 0, 0] * matrix[:, 1, 1] - matrix[:, 0, 1] * matrix[:, 1, 0]
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Of positive definite [M, 2, 2]."""
-    a, b, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 1]
-    return torch.stack([d, -b, -b, a], dim=1).unflatten(1, (2, 2)) / (a * d - b * b)[:, None, None]
+    """Of [M, 2, 2]; where there is none, of one that is less flat."""
+    (a, b), (c, d) = matrix[:, 0].T, matrix[:, 1].T
+    adjugate = torch.stack([d, -b, -c, a], dim=1).unflatten(1, (2, 2))
+    determinant = _determinant(matrix)
+    return adjugate / torch.where(determinant.abs() < 0.05, 0.05, determinant)[:, None, None]
 
 
 def transformed(affine: Tensor, steps: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from loftr_ros.loftr import ImageFeatures, LoFTR
 from loftr_ros.loftr.coarse_matching import CoarseMatches, similarity
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, cell_pixels, expectation, refined_pixels
+from loftr_ros.loftr.refinement import hints
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.refinement import Guesses, found_matches, jittered_matches, near, refinement_loss
@@ -59,7 +60,9 @@ def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     if network.refinement is not None:
         truth1 = batch.points01[matches.batch, matches.cell0]
         found1 = refined_pixels(matches, features1.grid, predicted.detach())
-        guesses = Guesses(matches.batch, matches.cell0, found1, truth1, near(found1, truth1))
+        certainty = assignment.log_p(matches.batch, matches.cell0, matches.cell1).detach().exp()
+        known = hints(certainty, FINE_STRIDE * deviation.detach().mean(dim=1))
+        guesses = Guesses(matches.batch, matches.cell0, found1, truth1, near(found1, truth1), known)
         refinement = refinement_loss(network, batch, guesses, config)
     total = total + config.refinement_weight * refinement
     return Losses(total, coarse, negative, fine, likelihood, refinement)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loftr_ros.loftr import LoFTR
 from loftr_ros.loftr.model import halves, standardized
+from loftr_ros.loftr.refinement import hints
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 
@@ -40,6 +41,7 @@ class Guesses:
         batch, cell0: [M] which cell of image 0.
         points1: [M, 2] pixels in image 1; truth1: [M, 2] where they should lie.
         judged: [M] True where the truth is known, and the deviation is to learn from it.
+        known: [M, 2] hints of the stages before; 0 where these did not run.
     """
 
     batch: Tensor
@@ -47,6 +49,7 @@ class Guesses:
     points1: Tensor
     truth1: Tensor
     judged: Tensor
+    known: Tensor
 
 
 def jittered_matches(batch: Batch, generator: torch.Generator) -> Guesses:
@@ -57,7 +60,7 @@ def jittered_matches(batch: Batch, generator: torch.Generator) -> Guesses:
     truth1 = batch.points01[index, cell0]
     jitter = _jitter(index.cpu(), len(batch.images0), generator)
     points1 = truth1 + jitter.to(truth1.device)
-    return Guesses(index, cell0, points1, truth1, near(points1, truth1))
+    return Guesses(index, cell0, points1, truth1, near(points1, truth1), torch.zeros_like(truth1))
 
 
 def near(points1: Tensor, truth1: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def found_matches(network: LoFTR, batch: Batch) -> Guesses:
     judged = batch.visible01[index, cell0] | batch.hidden01[index, cell0]
     # What the other image certainly does not see is found in a wrong place: as far off as the clipped error goes.
     truth1 = torch.where(batch.visible01[index, cell0, None], batch.points01[index, cell0], torch.inf)
-    return Guesses(index, cell0, found.points1, truth1, judged)
+    return Guesses(index, cell0, found.points1, truth1, judged, hints(found.confidence, found.deviation))
 
 
 def _jitter(index: Tensor, pairs: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +100,7 @@ def refinement_loss(network: LoFTR, batch: Batch, guesses: Guesses, config: Trai
     home = near(guesses.points1, guesses.truth1)
     steps = network.refinement.iterate(
         standardized(batch.images0), standardized(batch.images1),
-        guesses.points1, guesses.batch, guesses.cell0, batch.grid,
+        guesses.points1, guesses.batch, guesses.cell0, batch.grid, guesses.known,
     )  # fmt: skip
     parts = []
     for points1, deviation in steps:

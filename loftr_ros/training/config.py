@@ -23,12 +23,28 @@ STAGES = {
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        name: a key of STAGES.
+        share: of the whole schedule.
+        rate: its highest learning rate, as a multiple of the training's.
+    """
+
+    name: str
+    share: float
+    rate: float
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained.
 
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
-        stage: a key of STAGES.
+        stage: a key of STAGES: what this run trains.
+        sequence: the stages of a whole training, one after the other; those of a refinement only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.
@@ -54,6 +70,7 @@ class TrainingConfig:
 
     config: str = "tiny"
     stage: str = "all"
+    sequence: tuple[Stage, ...] = (Stage("all", 0.6, 1.0), Stage("jitter", 0.25, 1.3), Stage("found", 0.15, 0.3))
     seed: int = 0
     steps: int = 20000
     minutes: float = 0.0

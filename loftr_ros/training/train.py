@@ -1,4 +1,4 @@
-"""Train a LoFTR: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
+"""Train a LoFTR, all its stages: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -51,16 +52,20 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        run = parse(arguments)
-        prepare_output(run)
-        start(run)
+        run, whole = parse(arguments)
+        if whole:
+            train_all(run)
+        else:
+            prepare_output(run)
+            start(run)
     except LoftrRosError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> Run:
+def parse(arguments: Sequence[str] | None) -> tuple[Run, bool]:
+    """The run, and whether it is all stages rather than one."""
     defaults = TrainingConfig()
     parser = argparse.ArgumentParser(prog="python -m loftr_ros.training.train", description=__doc__)
     parser.add_argument(
@@ -77,7 +82,7 @@ def parse(arguments: Sequence[str] | None) -> Run:
         "--config", choices=list(CONFIGS), default=defaults.config, help="size of the network"
     )
     parser.add_argument(
-        "--stage", choices=list(STAGES), default=defaults.stage, help="what to train (%(default)s)"
+        "--stage", choices=list(STAGES), help="train only: " + "; ".join(f"{k}: {v}" for k, v in STAGES.items())
     )
     parser.add_argument("--steps", type=int, default=defaults.steps, help="length (%(default)s)")
     parser.add_argument(
@@ -98,7 +103,50 @@ def parse(arguments: Sequence[str] | None) -> Run:
     )
     options = vars(parser.parse_args(arguments))
     paths = {name: options.pop(name) for name in ("output", "photos", "init", "resume")}
-    return Run(TrainingConfig(**options), **paths)
+    stage = options.pop("stage")
+    return Run(TrainingConfig(**options, stage=stage or defaults.stage), **paths), stage is None
+
+
+def train_all(run: Run) -> None:
+    """Run the stages one after the other, each in a folder of its own; their last weights are the training's.
+
+    Raises:
+        InputError: as `prepare_output`.
+    """
+    if run.weights.exists() and not run.resume:
+        raise InputError(f"{run.output} holds a training; add --resume, or name another folder.")
+    for part in stage_runs(run):
+        if run.resume and not is_done(part) and not part.checkpoint.exists():
+            part = dataclasses.replace(part, resume=False)  # not begun yet
+        if not is_done(part):
+            prepare_output(part)
+            start(part)
+    shutil.copyfile(part.weights, run.weights)
+
+
+def stage_runs(run: Run) -> list[Run]:
+    """The run of each stage, which starts from the weights of the one before it."""
+    config, runs, init = run.config, [], run.init
+    for k, stage in enumerate(config.sequence, 1):
+        if stage.name != "all" and not CONFIGS[config.config].refine_side:
+            continue
+        part = dataclasses.replace(
+            config,
+            stage=stage.name,
+            steps=max(1, round(stage.share * config.steps)),
+            minutes=stage.share * config.minutes,
+            learning_rate=stage.rate * config.learning_rate,
+        )
+        runs.append(dataclasses.replace(run, config=part, output=run.output / f"{k}_{stage.name}", init=init))
+        init = runs[-1].weights
+    return runs
+
+
+def is_done(run: Run) -> bool:
+    """Whether its checkpoint is the last of its schedule."""
+    if not run.checkpoint.exists():
+        return False
+    return torch.load(run.checkpoint, map_location="cpu", weights_only=True)["progress"] >= 1
 
 
 def prepare_output(run: Run) -> None:

@@ -94,6 +94,16 @@ def test_its_loss_falls_and_nothing_else_moves(stage, new, rate, one_thread):
         assert name.startswith("refinement.") or torch.equal(value, start[name]), name
 
 
+def test_calibration_multiplies_the_deviations(batch):
+    trainer = Trainer(SMALL, CPU)
+    trainer.start_from(load_network("tiny").state_dict())
+    outputs = [trainer.averaged_network()(batch.images0, batch.images1)]
+    trainer.calibrate(0.7)
+    outputs.append(trainer.averaged_network()(batch.images0, batch.images1))
+    assert torch.allclose(outputs[1].deviation, 0.7 * outputs[0].deviation, rtol=1e-4)
+    assert torch.allclose(outputs[1].points1, outputs[0].points1)
+
+
 def test_weights_that_lack_more_than_the_refinement_are_refused():
     state = load_network("tiny").state_dict()
     del state["backbone.conv1.weight"]

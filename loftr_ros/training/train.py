@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
@@ -26,7 +27,7 @@ from loftr_ros.training.config import STAGES, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
 from loftr_ros.training.losses import Losses
 from loftr_ros.training.trainer import Trainer
-from loftr_ros.training.validation import validate
+from loftr_ros.training.validation import Scores, validate
 
 _UNTIL_TIME_IS_UP = 10**7  # steps
 
@@ -231,7 +232,9 @@ class Observer:
         self._add(result)
         done = self._trainer.progress >= 1
         if done or self._trainer.step % self._run.config.validate_every == 0:
-            self._validate()
+            scores = self._validate()
+            if done and self._run.config.stage == "found" and math.isfinite(scores.calibration):
+                self._trainer.calibrate(scores.calibration)
         if done or time.monotonic() - self._saved > 60 * self._run.config.checkpoint_minutes:
             self._save()
 
@@ -243,7 +246,7 @@ class Observer:
         shown = {name: f"{value / self._count:.3f}" for name, value in self._sums.items()}
         self._bar.set_postfix(shown, refresh=False)
 
-    def _validate(self) -> None:
+    def _validate(self) -> Scores:
         scores = validate(self._trainer.averaged_network(), self._held_out, self._trainer.device)
         means = {name: value / self._count for name, value in self._sums.items()}
         row = {"step": self._trainer.step, "minutes": self._trainer.seconds / 60} | means | vars(scores)
@@ -251,6 +254,7 @@ class Observer:
         log.append_row(self._csv, row)
         log.plot(self._csv, self._run.output / "curve.png")
         self._bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        return scores
 
     def _save(self) -> None:
         self._trainer.save_checkpoint(self._run.checkpoint)

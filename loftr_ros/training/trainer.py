@@ -109,6 +109,10 @@ class Trainer:
         network.eval()
         return network
 
+    def calibrate(self, ratio: float) -> None:
+        """Multiply the deviations that the averaged refinement predicts by ratio (as Guo et al., ICML 2017)."""
+        self.average["refinement.output.bias"][2] += math.log(ratio)
+
     def start_from(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of another training; a refinement that they lack stays new."""
         new = {name: v for name, v in self.network.state_dict().items() if name.startswith("refinement.")}

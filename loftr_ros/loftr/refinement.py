@@ -18,6 +18,7 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels
 _REACH = 2  # cells to each side that take part in the local affine map
 _PRIOR = 50.0  # square pixels: how much the identity counts beside the neighbours in it
 _NOISE = 0.05  # standardised grey: a patch of less contrast is not amplified
+_PIECE = 256  # matches
 _EVIDENCE = 7  # contrast of both patches, agreement (3) and hints (2)
 _MOST_VOTE = 4.0  # pixels; neighbours that are further off say no more
 _LOG_DEVIATION = (-4.0, 3.0)  # least and most of the logarithm of a predicted deviation in pixels
@@ -93,10 +94,20 @@ class Refinement(nn.Module):
         Returns:
             [M, 2] pixels (x, y) from the centre of patches1, and the deviation [M] of that.
         """
+        if torch.is_grad_enabled() or patches0.device.type != "cpu":
+            answer = self._regress(patches0, patches1, evidence)
+        else:  # what a piece needs stays in the processor's cache
+            pieces = zip(*(each.split(_PIECE) for each in (patches0, patches1, evidence)))
+            answer = torch.cat([self._regress(*piece) for piece in pieces])
+        return answer[:, :2], answer[:, 2].clamp(*_LOG_DEVIATION).exp()
+
+    def _regress(self, patches0: Tensor, patches1: Tensor, evidence: Tensor) -> Tensor:
+        """[M, 3] offset (x, y) and the logarithm of its deviation."""
         x = torch.stack([patches0, patches1], dim=3).permute(0, 3, 1, 2)
-        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
-        x = self.output(F.relu(self.hidden(torch.cat([x.flatten(1), evidence], dim=1)))).float()
-        return x[:, :2], x[:, 2].clamp(*_LOG_DEVIATION).exp()
+        for layer in (self.conv1, self.conv2, self.conv3):
+            x = layer(x).relu_()
+        x = self.hidden(torch.cat([x.flatten(1), evidence], dim=1)).relu_()
+        return self.output(x).float()
 
 
 def hints(confidence: Tensor, deviation: Tensor) -> Tensor:

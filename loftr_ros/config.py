@@ -133,6 +133,13 @@ class MatcherConfig(Group):
         minimum=0,
         maximum=1000000,
     )
+    max_deviation_px: float = setting(
+        0.5,
+        "Matches of `tiny` whose position is less certain than this many pixels are dropped, as long as 500 better "
+        "ones remain; 0: none.",
+        minimum=0.0,
+        maximum=100.0,
+    )
     max_keypoints: int = setting(3000, "Most keypoints of ORB and SIFT per image.", minimum=16, maximum=100000)
     ratio: float = setting(
         0.8, "Lowe's ratio of ORB and SIFT: best distance over second best.", minimum=0.1, maximum=1.0, read_only=False

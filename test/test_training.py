@@ -10,6 +10,7 @@ import torch
 from loftr_ros.errors import InputError
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.coarse_matching import log_assignment, similarity
+from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import train as command
 from loftr_ros.training.config import BatchSize, TrainingConfig
@@ -189,8 +190,26 @@ def test_a_training_leaves_weights_log_curve_and_recipe(tmp_path):
         command.prepare_output(run)
 
 
+def test_a_whole_training_runs_its_stages_and_resumes(tmp_path, monkeypatch):
+    start, started = command.start, []
+    monkeypatch.setattr(command, "start", lambda run: started.append(run) or start(run))
+    run = command.Run(dataclasses.replace(SMALL, steps=7), tmp_path / "out", None, None, False)
+    command.train_all(run)
+    assert [part.config.stage for part in started] == ["all", "jitter", "found"]
+    assert [part.config.steps for part in started] == [4, 2, 1]
+    assert started[1].init == started[0].weights
+    assert run.weights.read_bytes() == started[2].weights.read_bytes()
+    first, last = (read_state_dict(started[k].weights) for k in (0, 2))
+    assert all(torch.equal(first[name], last[name]) for name in first if not name.startswith("refinement."))
+    with pytest.raises(InputError, match="holds a training"):
+        command.train_all(run)
+    started[2].checkpoint.unlink()
+    command.train_all(dataclasses.replace(run, resume=True))
+    assert [part.config.stage for part in started[3:]] == ["found"]
+
+
 def test_there_is_nothing_to_resume(tmp_path, capsys):
-    assert command.main(["--output", str(tmp_path), "--resume"]) == 2
+    assert command.main(["--output", str(tmp_path), "--stage", "jitter", "--resume"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
 
 

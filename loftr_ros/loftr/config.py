@@ -23,6 +23,9 @@ class LoFTRConfig:
         pixel_center: coordinate that the training data gave to the centre of the first pixel: 0.5 for the official
             checkpoints, 0 for ours. `forward` answers in that convention; the matcher moves it to 0.
         normalize_input: bring each image to mean 0 and deviation 1 first.
+        refine_side: side of the patches of the second refinement, in pixels, odd; 0: there is none.
+        refine_steps: how often it is applied.
+        refine_dims, refine_hidden: channels of its convolutions and of its last layer.
     """
 
     initial_dim: int = 128
@@ -38,6 +41,10 @@ class LoFTRConfig:
     window: int = 5
     pixel_center: float = 0.5
     normalize_input: bool = False
+    refine_side: int = 0
+    refine_steps: int = 2
+    refine_dims: tuple[int, int, int] = (16, 32, 48)
+    refine_hidden: int = 64
 
     @property
     def coarse_dim(self) -> int:
@@ -58,5 +65,6 @@ CONFIGS: dict[str, LoFTRConfig] = {
         border=1,
         pixel_center=0.0,
         normalize_input=True,
+        refine_side=15,
     ),
 }

@@ -5,7 +5,7 @@ Sun et al., "LoFTR: Detector-Free Local Feature Matching with Transformers", CVP
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
 from loftr_ros.loftr.position_encoding import PositionEncoding
+from loftr_ros.loftr.refinement import Refinement, hints
 from loftr_ros.loftr.transformer import Transformer
 
 
@@ -28,12 +29,14 @@ class ImageFeatures:
         fine: [B, H/2, W/2, D] fine features, channels last.
         grid: (rows, columns) of the L coarse cells.
         mask: [B, L] False for ignored cells; or None.
+        image: [B, 1, H, W] with mean 0 and deviation 1, for the second refinement; None where there is none.
     """
 
     tokens: Tensor
     fine: Tensor
     grid: tuple[int, int]
     mask: Tensor | None = None
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class LoFTROutput:
         confidence: [M] coarse matching probability.
         batch: [M] which pair of the batch.
         cell0: [M] cell of image 0, counted row by row.
-        deviation: [M] standard deviation of points1 in pixels, the mean over x and y of the fine heat map's.
+        deviation: [M] standard deviation of points1 in pixels along each axis, as the second refinement predicts it;
+            without one the mean over x and y of the fine heat map's.
     """
 
     points0: Tensor
@@ -82,6 +86,7 @@ class LoFTR(nn.Module):
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
         self.fine_preprocess = FinePreprocess(config)
         self.loftr_fine = Transformer(config.fine_dim, config.fine_heads, config.fine_layers)
+        self.refinement = Refinement(config) if config.refine_side else None
 
     def forward(
         self, image0: Tensor, image1: Tensor, mask0: Tensor | None = None, mask1: Tensor | None = None
@@ -92,10 +97,7 @@ class LoFTR(nn.Module):
         """
         if image0.shape == image1.shape and mask0 is None and mask1 is None:
             both = self.extract(torch.cat([image0, image1]))  # one pass through the backbone
-            features0, features1 = (
-                ImageFeatures(tokens, fine, both.grid) for tokens, fine in zip(both.tokens.chunk(2), both.fine.chunk(2))
-            )
-            return self.match(features0, features1)
+            return self.match(*halves(both))
         return self.match(self.extract(image0, mask0), self.extract(image1, mask1))
 
     def extract(self, image: Tensor, mask: Tensor | None = None) -> ImageFeatures:
@@ -104,7 +106,12 @@ class LoFTR(nn.Module):
         tokens = self.pos_encoding(coarse).flatten(2).transpose(1, 2)
         cells = None if mask is None else mask[:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).bool()
         grid = (coarse.shape[2], coarse.shape[3])
-        return ImageFeatures(self.loftr_coarse.alone(tokens, cells), fine.permute(0, 2, 3, 1), grid, cells)
+        tokens = self.loftr_coarse.alone(tokens, cells)
+        return ImageFeatures(tokens, fine.permute(0, 2, 3, 1), grid, cells, self.image_to_refine(image))
+
+    def image_to_refine(self, image: Tensor) -> Tensor | None:
+        """What `ImageFeatures.image` holds of images [B, 1, H, W]."""
+        return None if self.refinement is None else standardized(image)
 
     def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
@@ -114,6 +121,18 @@ class LoFTR(nn.Module):
 
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
         """Match features that `extract` made."""
+        found = self.find(features0, features1)
+        if self.refinement is None:
+            return found
+        # 4. Second refinement
+        known = hints(found.confidence, found.deviation)
+        points1, deviation = self.refinement(
+            features0.image, features1.image, found.points1, found.batch, found.cell0, features0.grid, known
+        )
+        return replace(found, points1=points1, deviation=deviation)
+
+    def find(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
+        """As `match`, without the second refinement: what the published LoFTR is."""
         # 1. Coarse transformer
         tokens0, tokens1 = self.loftr_coarse.together(
             features0.tokens, features1.tokens, features0.mask, features1.mask
@@ -171,6 +190,14 @@ class LoFTR(nn.Module):
             return refine_some(*cells)
         pieces = [refine_some(*piece) for piece in zip(*(each.split(self.windows_at_once) for each in cells))]
         return torch.cat([offset for offset, _ in pieces]), torch.cat([deviation for _, deviation in pieces])
+
+
+def halves(both: ImageFeatures) -> tuple[ImageFeatures, ImageFeatures]:
+    """The features of the first and of the second half of a batch without masks."""
+    images = (None, None) if both.image is None else both.image.chunk(2)
+    parts = zip(both.tokens.chunk(2), both.fine.chunk(2), images)
+    first, second = (ImageFeatures(tokens, fine, both.grid, image=image) for tokens, fine, image in parts)
+    return first, second
 
 
 def standardized(image: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def matcher_from_config(config: MatcherConfig) -> PlaceMatcher:
             target_rate=config.target_rate,
             compile_network=config.compile,
             max_matches=config.max_matches,
+            max_deviation=config.max_deviation_px,
         )
     except RuntimeError as error:
         raise ConfigError(f"{error}.") from None

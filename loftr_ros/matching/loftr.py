@@ -22,12 +22,14 @@ from loftr_ros.loftr.threads import leave_cores_to_torch
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
+
 from loftr_ros.types import Array, Image, Matches
 
 _LOG = logging.getLogger(__name__)
 _LEAST_SIDE = 64  # pixels; smaller images are not tried
 # Below this the fine heat map says less about its error than the training data's own precision does.
 _LEAST_SIGMA_PX = 0.1
+_LEAST_MATCHES = 500  # however uncertain they are
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class LoFTRMatcher:
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, the most confident ones, are refined and returned; 0: all.
+        max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
+            remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
 
     Raises:
         WeightsError: the weights cannot be used.
@@ -79,8 +83,10 @@ class LoFTRMatcher:
         target_rate: float = 0.0,
         compile_network: bool = False,
         max_matches: int = 0,
+        max_deviation: float = 0.0,
     ) -> None:
         self.name = name
+        self.max_deviation = max_deviation
         self.max_side = max_side
         self.mask = mask
         self._target_rate = target_rate
@@ -217,14 +223,18 @@ class LoFTRMatcher:
         )
         columns = table.cpu().numpy().astype(np.float64)
         center = self.network.config.pixel_center
-        sigma = np.maximum(columns[:, 5], _LEAST_SIGMA_PX) * features1.scale.mean()
-        return Matches(
+        scale1 = features1.scale.mean()
+        sigma = np.maximum(columns[:, 5], _LEAST_SIGMA_PX) * scale1
+        matches = Matches(
             points0=features0.original(columns[:, 0:2] - center),
             points1=features1.original(columns[:, 2:4] - center),
             confidence=columns[:, 4],
             index0=columns[:, 6].astype(np.int64),
             sigma=sigma,
         )
+        if self.max_deviation == 0 or self.network.refinement is None:
+            return matches
+        return most_certain(matches, self.max_deviation * scale1, _LEAST_MATCHES)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))

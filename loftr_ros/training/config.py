@@ -15,12 +15,36 @@ class BatchSize:
     first_step: int = 0
 
 
+STAGES = {
+    "all": "the whole network",
+    "jitter": "the second refinement alone, at true matches that are moved at random",
+    "found": "the second refinement alone, at what the network finds: its deviations learn from wrong matches too",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        name: a key of STAGES.
+        share: of the whole schedule.
+        rate: its highest learning rate, as a multiple of the training's.
+    """
+
+    name: str
+    share: float
+    rate: float
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained.
 
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
+        stage: a key of STAGES: what this run trains.
+        sequence: the stages of a whole training, one after the other; those of a refinement only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.
@@ -36,7 +60,8 @@ class TrainingConfig:
             stage learns to correct the neighbouring cell too.
         position_offset: coarse cells by which both position encodings are moved, at most, so that larger
             images than those of training look familiar.
-        coarse_weight, negative_weight, fine_weight, likelihood_weight: of the losses.
+        coarse_weight, negative_weight, fine_weight, likelihood_weight, refinement_weight: of the losses.
+        refinement_likelihood_weight: of the deviation within the refinement's loss.
         validation_pairs: held-out pairs, 256 x 192.
         validate_every: steps between validations.
         checkpoint_minutes: between checkpoints.
@@ -44,6 +69,8 @@ class TrainingConfig:
     """
 
     config: str = "tiny"
+    stage: str = "all"
+    sequence: tuple[Stage, ...] = (Stage("all", 0.6, 1.0), Stage("jitter", 0.25, 1.3), Stage("found", 0.15, 0.3))
     seed: int = 0
     steps: int = 20000
     minutes: float = 0.0
@@ -71,6 +98,8 @@ class TrainingConfig:
     negative_weight: float = 0.3
     fine_weight: float = 1.0
     likelihood_weight: float = 0.05
+    refinement_weight: float = 1.0
+    refinement_likelihood_weight: float = 0.1
     validation_pairs: int = 64
     validate_every: int = 500
     checkpoint_minutes: float = 3.0

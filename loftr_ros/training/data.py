@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.views import Sample, random_sample
@@ -38,6 +39,12 @@ class Batch:
     hidden01: Tensor
     hidden10: Tensor
     seed: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the coarse cells."""
+        height, width = self.images0.shape[2:]
+        return -(-height // COARSE_STRIDE), -(-width // COARSE_STRIDE)
 
     def to(self, device: torch.device) -> Batch:
         """On the device, with float images."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-_PANELS = (("coarse", "negative", "fine"), ("precision", "recall", "within_1px"), ("median_error",))
+_PANELS = (
+    ("coarse", "negative", "fine", "refinement"),
+    ("precision", "recall", "within_1px"),
+    ("median_error", "calibration"),
+)
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:

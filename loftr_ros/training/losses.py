@@ -9,9 +9,11 @@ from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTR
 from loftr_ros.loftr.coarse_matching import CoarseMatches, similarity
-from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, cell_pixels, expectation
+from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, cell_pixels, expectation, refined_pixels
+from loftr_ros.loftr.refinement import hints
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
+from loftr_ros.training.refinement import Guesses, found_matches, jittered_matches, near, refinement_loss
 
 _LARGEST_ERROR = 2.0  # fine cells; beyond it the likelihood counts no more
 _FOCUS = 0.5  # exponent of the focal loss: certain pairs count less
@@ -28,11 +30,16 @@ class Losses:
     negative: Tensor
     fine: Tensor
     likelihood: Tensor
+    refinement: Tensor
 
 
 def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     """Losses of a batch on the network's device."""
     generator = torch.Generator().manual_seed(batch.seed)
+    if config.stage != "all":
+        guesses = jittered_matches(batch, generator) if config.stage == "jitter" else found_matches(network, batch)
+        refinement = refinement_loss(network, batch, guesses, config)
+        return Losses(refinement, *(torch.zeros_like(refinement) for _ in range(4)), refinement)
     # 1. Features and coarse assignment
     features0, features1 = features_of_pairs(network, batch, random_offset(config.position_offset, generator))
     tokens0, tokens1 = network.loftr_coarse.together(features0.tokens, features1.tokens)
@@ -48,7 +55,17 @@ def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     likelihood = likelihood_loss(error, deviation[in_window])
     total = config.coarse_weight * coarse + config.negative_weight * negative
     total = total + config.fine_weight * fine + config.likelihood_weight * likelihood
-    return Losses(total, coarse, negative, fine, likelihood)
+    # 3. Second refinement of what the fine stage found
+    refinement = torch.zeros_like(total)
+    if network.refinement is not None:
+        truth1 = batch.points01[matches.batch, matches.cell0]
+        found1 = refined_pixels(matches, features1.grid, predicted.detach())
+        certainty = assignment.log_p(matches.batch, matches.cell0, matches.cell1).detach().exp()
+        known = hints(certainty, FINE_STRIDE * deviation.detach().mean(dim=1))
+        guesses = Guesses(matches.batch, matches.cell0, found1, truth1, near(found1, truth1), known)
+        refinement = refinement_loss(network, batch, guesses, config)
+    total = total + config.refinement_weight * refinement
+    return Losses(total, coarse, negative, fine, likelihood, refinement)
 
 
 @dataclass(frozen=True)

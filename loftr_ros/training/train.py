@@ -1,11 +1,13 @@
-"""Train a LoFTR: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
+"""Train a LoFTR, all its stages: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,11 +23,11 @@ from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.loftr import CONFIGS
 from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.training import log
-from loftr_ros.training.config import TrainingConfig
+from loftr_ros.training.config import STAGES, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
 from loftr_ros.training.losses import Losses
 from loftr_ros.training.trainer import Trainer
-from loftr_ros.training.validation import validate
+from loftr_ros.training.validation import Scores, validate
 
 _UNTIL_TIME_IS_UP = 10**7  # steps
 
@@ -51,16 +53,20 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
-        run = parse(arguments)
-        prepare_output(run)
-        start(run)
+        run, whole = parse(arguments)
+        if whole:
+            train_all(run)
+        else:
+            prepare_output(run)
+            start(run)
     except LoftrRosError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> Run:
+def parse(arguments: Sequence[str] | None) -> tuple[Run, bool]:
+    """The run, and whether it is all stages rather than one."""
     defaults = TrainingConfig()
     parser = argparse.ArgumentParser(prog="python -m loftr_ros.training.train", description=__doc__)
     parser.add_argument(
@@ -75,6 +81,9 @@ def parse(arguments: Sequence[str] | None) -> Run:
     )
     parser.add_argument(
         "--config", choices=list(CONFIGS), default=defaults.config, help="size of the network"
+    )
+    parser.add_argument(
+        "--stage", choices=list(STAGES), help="train only: " + "; ".join(f"{k}: {v}" for k, v in STAGES.items())
     )
     parser.add_argument("--steps", type=int, default=defaults.steps, help="length (%(default)s)")
     parser.add_argument(
@@ -95,7 +104,50 @@ def parse(arguments: Sequence[str] | None) -> Run:
     )
     options = vars(parser.parse_args(arguments))
     paths = {name: options.pop(name) for name in ("output", "photos", "init", "resume")}
-    return Run(TrainingConfig(**options), **paths)
+    stage = options.pop("stage")
+    return Run(TrainingConfig(**options, stage=stage or defaults.stage), **paths), stage is None
+
+
+def train_all(run: Run) -> None:
+    """Run the stages one after the other, each in a folder of its own; their last weights are the training's.
+
+    Raises:
+        InputError: as `prepare_output`.
+    """
+    if run.weights.exists() and not run.resume:
+        raise InputError(f"{run.output} holds a training; add --resume, or name another folder.")
+    for part in stage_runs(run):
+        if run.resume and not is_done(part) and not part.checkpoint.exists():
+            part = dataclasses.replace(part, resume=False)  # not begun yet
+        if not is_done(part):
+            prepare_output(part)
+            start(part)
+    shutil.copyfile(part.weights, run.weights)
+
+
+def stage_runs(run: Run) -> list[Run]:
+    """The run of each stage, which starts from the weights of the one before it."""
+    config, runs, init = run.config, [], run.init
+    for k, stage in enumerate(config.sequence, 1):
+        if stage.name != "all" and not CONFIGS[config.config].refine_side:
+            continue
+        part = dataclasses.replace(
+            config,
+            stage=stage.name,
+            steps=max(1, round(stage.share * config.steps)),
+            minutes=stage.share * config.minutes,
+            learning_rate=stage.rate * config.learning_rate,
+        )
+        runs.append(dataclasses.replace(run, config=part, output=run.output / f"{k}_{stage.name}", init=init))
+        init = runs[-1].weights
+    return runs
+
+
+def is_done(run: Run) -> bool:
+    """Whether its checkpoint is the last of its schedule."""
+    if not run.checkpoint.exists():
+        return False
+    return torch.load(run.checkpoint, map_location="cpu", weights_only=True)["progress"] >= 1
 
 
 def prepare_output(run: Run) -> None:
@@ -180,7 +232,9 @@ class Observer:
         self._add(result)
         done = self._trainer.progress >= 1
         if done or self._trainer.step % self._run.config.validate_every == 0:
-            self._validate()
+            scores = self._validate()
+            if done and self._run.config.stage == "found" and math.isfinite(scores.calibration):
+                self._trainer.calibrate(scores.calibration)
         if done or time.monotonic() - self._saved > 60 * self._run.config.checkpoint_minutes:
             self._save()
 
@@ -192,7 +246,7 @@ class Observer:
         shown = {name: f"{value / self._count:.3f}" for name, value in self._sums.items()}
         self._bar.set_postfix(shown, refresh=False)
 
-    def _validate(self) -> None:
+    def _validate(self) -> Scores:
         scores = validate(self._trainer.averaged_network(), self._held_out, self._trainer.device)
         means = {name: value / self._count for name, value in self._sums.items()}
         row = {"step": self._trainer.step, "minutes": self._trainer.seconds / 60} | means | vars(scores)
@@ -200,6 +254,7 @@ class Observer:
         log.append_row(self._csv, row)
         log.plot(self._csv, self._run.output / "curve.png")
         self._bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        return scores
 
     def _save(self) -> None:
         self._trainer.save_checkpoint(self._run.checkpoint)

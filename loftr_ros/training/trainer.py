@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from loftr_ros.loftr import CONFIGS, LoFTR
+from loftr_ros.loftr.weights import load_strictly
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.losses import Losses, losses
@@ -35,8 +36,10 @@ class Trainer:
             for layer in (*self.network.loftr_coarse.layers, *self.network.loftr_fine.layers):
                 layer.compile(dynamic=True)
         self.average = _copies(self.network)
+        trained = self.network.parameters() if config.stage == "all" else self.network.refinement.parameters()
+        self.trained = list(trained)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.step, self.progress = 0, 0.0
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -48,7 +51,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Losses:
         """One step of the optimiser on one batch of this process."""
-        self.network.train()
+        self.network.train(self.config.stage == "all")  # frozen parts keep their batch statistics
         self._set_learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_helps(self.device)):
             result = losses(self.network, batch.to(self.device), self.config)
@@ -56,7 +59,7 @@ class Trainer:
         result.total.backward()
         self.step += 1
         self._share()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
         if torch.isfinite(norm):  # the same in all processes, since the gradients are
             self.optimizer.step()
         self._update_average()
@@ -74,7 +77,7 @@ class Trainer:
         self.progress = self._own_progress()
         if not dist.is_initialized():
             return
-        shared = [p.grad for p in self.network.parameters()]
+        shared = [p.grad for p in self.trained]
         shared += [b for b in self.network.buffers() if b.is_floating_point()]
         progress = torch.tensor([self.progress], device=self.device)
         flat = torch.cat([progress] + [tensor.flatten() for tensor in shared])
@@ -106,9 +109,14 @@ class Trainer:
         network.eval()
         return network
 
+    def calibrate(self, ratio: float) -> None:
+        """Multiply the deviations that the averaged refinement predicts by ratio (as Guo et al., ICML 2017)."""
+        self.average["refinement.output.bias"][2] += math.log(ratio)
+
     def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of another training."""
-        self.network.load_state_dict(state)
+        """Take over the weights of another training; a refinement that they lack stays new."""
+        new = {name: v for name, v in self.network.state_dict().items() if name.startswith("refinement.")}
+        load_strictly(self.network, new | dict(state), "to start from")
         self.average = _copies(self.network)
 
     def save_weights(self, path: Path) -> None:

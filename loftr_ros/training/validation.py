@@ -36,8 +36,7 @@ def validate(network: LoFTR, batches: list[Batch], device: torch.device) -> Scor
     for batch in (item.to(device) for item in batches):
         with torch.no_grad():
             output = network(batch.images0, batch.images1)
-        grid = tuple(-(-side // COARSE_STRIDE) for side in batch.images0.shape[2:])
-        partners += len(mutual_cells(batch, grid, grid)[0])
+        partners += len(mutual_cells(batch, batch.grid, batch.grid)[0])
         errors.append(_errors(output, batch))
         deviations.append(output.deviation)
     return _scores(torch.cat(errors), torch.cat(deviations), partners)

@@ -22,7 +22,7 @@ from loftr_ros.loftr.threads import leave_cores_to_torch
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
-
+from loftr_ros.matching.selection import most_certain
 from loftr_ros.types import Array, Image, Matches
 
 _LOG = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.se3 import rotation_angle_deg
 from loftr_ros.geometry.two_view import fit_rotation, homogeneous
 from loftr_ros.types import Array, Matches
 
@@ -34,9 +35,11 @@ class Reference:
     Judging from the previous frame instead would miss a motion that is slow enough.
 
     points: [K, 2] pixels by keypoint index, NaN where unseen; None while the reference is the keyframe itself.
+    rotation: [3, 3] rotation_world_camera there; None where it is not known.
     """
 
     points: Array | None = None
+    rotation: Array | None = None
 
     @staticmethod
     def unknown() -> Reference:
@@ -44,11 +47,11 @@ class Reference:
         return Reference(np.zeros((0, 2)))
 
     @staticmethod
-    def of(matches: Matches, inliers: NDArray[np.bool_]) -> Reference:
+    def of(matches: Matches, inliers: NDArray[np.bool_], rotation: Array) -> Reference:
         kept = matches[inliers]
         points = np.full((int(kept.index0.max(initial=-1)) + 1, 2), np.nan)
         points[kept.index0] = kept.points1
-        return Reference(points)
+        return Reference(points, rotation)
 
     def lookup(self, matches: Matches) -> Array:
         """[N, 2] pixels, NaN where unseen."""
@@ -60,10 +63,16 @@ class Reference:
         return found
 
 
-def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_px: float) -> Motion:
+def judge_motion(
+    reference: Reference, matches: Matches, camera: Camera, still_px: float, rotation: Array | None = None
+) -> Motion:
     """Compare where inlier matches are now with where they were at the reference.
 
     The image motion is averaged over blocks of the image, so that the noise of matches does not look like motion.
+
+    Args:
+        rotation: [3, 3] rotation_world_camera now, where it is known. Along a plane a translation looks like a
+            rotation; one that contradicts the known rotation is none.
     """
     before = reference.lookup(matches)
     known = np.isfinite(before[:, 0])
@@ -72,8 +81,12 @@ def judge_motion(reference: Reference, matches: Matches, camera: Camera, still_p
         return Motion.MOVING
     if _is_small(before, now - before, camera, still_px):
         return Motion.STILL
-    rotation, _ = fit_rotation(camera.normalize(before), camera.normalize(now))
-    turned = homogeneous(camera.normalize(before)) @ rotation.T
+    turn, _ = fit_rotation(camera.normalize(before), camera.normalize(now))
+    if rotation is not None and reference.rotation is not None:
+        other = rotation_angle_deg(turn @ reference.rotation.T @ rotation)
+        if np.radians(other) > _NOISE * still_px / camera.focal:
+            return Motion.MOVING
+    turned = homogeneous(camera.normalize(before)) @ turn.T
     if np.any(turned[:, 2] < 0.1):
         return Motion.MOVING
     left = now - camera.project(turned)

@@ -159,7 +159,7 @@ class VisualOdometry:
         """Go on from a keyframe that shares no depths with those before."""
         keyframe = Keyframe(pose, covariance, frame, features)
         self._unit.forget_distance()
-        self._keyframe, self._reference = keyframe, Reference()
+        self._keyframe, self._reference = keyframe, Reference(rotation=pose[:3, :3])
         self._window.clear(keyframe)
         if self.scale.source == "depth":
             itself = self.matcher.match_features(features, features)  # all its keypoints
@@ -303,7 +303,9 @@ class VisualOdometry:
         keyframe.depths.update(
             view.matches.index0, view.points.points0, found.inverse_depth, found.sigma, found.inliers
         )
-        motion = judge_motion(self._reference, view.matches[found.inliers], self.camera, self.config.static_px)
+        tracked = keyframe.pose_world_camera[:3, :3] @ found.pose_frame_keyframe[:3, :3].T
+        kept = view.matches[found.inliers]
+        motion = judge_motion(self._reference, kept, self.camera, self.config.static_px, tracked)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
         if motion is not Motion.MOVING:
@@ -311,7 +313,7 @@ class VisualOdometry:
         hidden = self._unit.awaited
         if motion is Motion.MOVING:
             self._unit.add_step(self._trace.length_to(pose))
-            self._reference = Reference.of(view.matches, found.inliers)
+            self._reference = Reference.of(view.matches, found.inliers, tracked)
         new = None
         if motion is not Motion.STILL and self._is_leaving(view, found.inliers, found.pose_frame_keyframe[:3, :3]):
             new = self._replace_keyframe(view, Keyframe(pose, covariance, view.frame, view.features), found, motion)
@@ -405,7 +407,7 @@ class VisualOdometry:
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
         self._recent.append(old)
-        self._keyframe, self._reference = new, Reference()
+        self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
 
     def _pass_by(self, view: View, node: Node, found: Track) -> tuple[Array, Array]:

@@ -160,7 +160,7 @@ class OdometryConfig(Group):
         read_only=False,
     )
     init_parallax_deg: float = setting(
-        1.0, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
+        0.5, "Median parallax with which the map is started.", minimum=0.05, maximum=45.0, read_only=False
     )
     keyframe_inlier_ratio: float = setting(
         0.5,

@@ -44,8 +44,8 @@ _MOST_MATCHES = 0.5
 # So many frames between two keyframes are adjusted together with them.
 _PASSING = 2
 # The geometry takes the errors of matches for independent. Those of neighbours are not, nor those of one keypoint in
-# several frames: on rendered rooms, with SIFT and with LoFTR, poses are about twice as wrong as it says.
-_DEPENDENT = 2.2**2
+# several frames: on rendered rooms, with SIFT and with LoFTR, poses are two to three times as wrong as it says.
+_DEPENDENT = 2.5**2
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
 _GUESSED_UNIT_SIGMA = 0.5
 

@@ -7,6 +7,7 @@ extract.onnx: image [1, 1, H, W] float32 in [0, 1], H and W multiples of 8
 match.onnx: tokens0, fine0, tokens1, fine1, of images of the same size
     -> points0 [M, 2], points1 [M, 2] (x, y), confidence [M], deviation [M] in pixels, cell0 [M].
 
+The second refinement of `tiny` in the full image is not part of them: its points1 are those of the published method.
 Points are in the network's own pixel convention: 0 (tiny) or 0.5 (outdoor, indoor) is the centre of the first pixel.
 """
 
@@ -64,14 +65,14 @@ class Extract(nn.Module):
 
 
 class Match(nn.Module):
-    """`LoFTR.match` from tensors to tensors."""
+    """`LoFTR.find` from tensors to tensors."""
 
     def __init__(self, network: LoFTR) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, tokens0: Tensor, fine0: Tensor, tokens1: Tensor, fine1: Tensor) -> tuple[Tensor, ...]:
-        found = self.network.match(_features(tokens0, fine0), _features(tokens1, fine1))
+        found = self.network.find(_features(tokens0, fine0), _features(tokens1, fine1))
         return found.points0, found.points1, found.confidence, found.deviation, found.cell0
 
 

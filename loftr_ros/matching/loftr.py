@@ -21,7 +21,7 @@ from loftr_ros.loftr.memory import keep_freed_memory
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
-
+from loftr_ros.matching.selection import most_certain
 from loftr_ros.types import Array, Image, Matches
 
 _LOG = logging.getLogger(__name__)

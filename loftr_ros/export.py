@@ -3,11 +3,10 @@
 Two files, so that a keyframe's features are computed once:
 
 extract.onnx: image [1, 1, H, W] float32 in [0, 1], H and W multiples of 8
-    -> tokens [1, L, C], fine [1, H / 2, W / 2, D].
-match.onnx: tokens0, fine0, tokens1, fine1, of images of the same size
+    -> tokens [1, L, C], fine [1, H / 2, W / 2, D], and standardized [1, 1, H, W] where there is a second refinement.
+match.onnx: tokens0, fine0, (standardized0,) tokens1, fine1 (, standardized1), of images of the same size
     -> points0 [M, 2], points1 [M, 2] (x, y), confidence [M], deviation [M] in pixels, cell0 [M].
 
-The second refinement of `tiny` in the full image is not part of them: its points1 are those of the published method.
 Points are in the network's own pixel convention: 0 (tiny) or 0.5 (outdoor, indoor) is the centre of the first pixel.
 """
 
@@ -39,11 +38,8 @@ from loftr_ros.synthetic.textures import clutter
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _DEFAULT_SIZE = (640, 480)
 _MOST_CELLS = 512  # along each side, with a size that is not fixed
-_EXTRACT_NAMES = (["image"], ["tokens", "fine"])
-_MATCH_NAMES = (
-    ["tokens0", "fine0", "tokens1", "fine1"],
-    ["points0", "points1", "confidence", "deviation", "cell0"],
-)
+_FEATURE_NAMES = ["tokens", "fine", "standardized"]  # the last only where there is a second refinement
+_MATCH_NAMES = ["points0", "points1", "confidence", "deviation", "cell0"]
 # Largest differences between the runtime and torch: of features, relative to their norm; of matches.
 _MOST_FEATURE_ERROR = 1e-4
 _MOST_POINT_ERROR_PX = 0.05
@@ -59,26 +55,28 @@ class Extract(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         features = self.network.extract(image)
-        return features.tokens, features.fine
+        found = (features.tokens, features.fine)
+        return found if features.image is None else (*found, features.image)
 
 
 class Match(nn.Module):
-    """`LoFTR.find` from tensors to tensors."""
+    """`LoFTR.match` from tensors to tensors: first those of image 0, then those of image 1."""
 
     def __init__(self, network: LoFTR) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, tokens0: Tensor, fine0: Tensor, tokens1: Tensor, fine1: Tensor) -> tuple[Tensor, ...]:
-        found = self.network.find(_features(tokens0, fine0), _features(tokens1, fine1))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        half = len(tensors) // 2
+        found = self.network.match(_features(*tensors[:half]), _features(*tensors[half:]))
         return found.points0, found.points1, found.confidence, found.deviation, found.cell0
 
 
-def _features(tokens: Tensor, fine: Tensor) -> ImageFeatures:
+def _features(tokens: Tensor, fine: Tensor, image: Tensor | None = None) -> ImageFeatures:
     ratio = COARSE_STRIDE // FINE_STRIDE
-    return ImageFeatures(tokens, fine, (fine.shape[1] // ratio, fine.shape[2] // ratio))
+    return ImageFeatures(tokens, fine, (fine.shape[1] // ratio, fine.shape[2] // ratio), image=image)
 
 
 @torch.no_grad()
@@ -91,11 +89,13 @@ def export(network: LoFTR, folder: Path, size: tuple[int, int] | None) -> None:
     fold_batch_norms(network.backbone)
     images = check_images(size or _DEFAULT_SIZE)
     features = [Extract(network)(torch.from_numpy(image)) for image in images]
-    shapes = _dynamic_shapes() if size is None else (None, None)
+    names = _FEATURE_NAMES[: len(features[0])]
+    match_names = ([f"{name}{k}" for k in (0, 1) for name in names], _MATCH_NAMES)
+    shapes = _dynamic_shapes(len(names)) if size is None else (None, None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(Extract(network), (torch.from_numpy(images[0]),), folder / "extract.onnx", _EXTRACT_NAMES, shapes[0])
-        _write(Match(network), (*features[0], *features[1]), folder / "match.onnx", _MATCH_NAMES, shapes[1])
+        _write(Extract(network), (torch.from_numpy(images[0]),), folder / "extract.onnx", (["image"], names), shapes[0])
+        _write(Match(network), (*features[0], *features[1]), folder / "match.onnx", match_names, shapes[1])
     except OSError as error:
         raise ExportError(f"{folder} cannot be written: {error.strerror}.") from None
     except Exception as error:  # exporters fail in many ways
@@ -103,12 +103,13 @@ def export(network: LoFTR, folder: Path, size: tuple[int, int] | None) -> None:
         raise ExportError(f"torch {torch.__version__} cannot export this network: {reason}.") from None
 
 
-def _dynamic_shapes() -> tuple[Any, Any]:
-    """Any number of rows and columns of cells, the same for both images."""
+def _dynamic_shapes(features: int) -> tuple[Any, Any]:
+    """Any number of rows and columns of cells, the same for both images of so many tensors each."""
     rows, columns = (torch.export.Dim(name, min=4, max=_MOST_CELLS) for name in ("rows", "columns"))
     ratio = COARSE_STRIDE // FINE_STRIDE
     tokens, fine = {1: torch.export.Dim.AUTO}, {1: ratio * rows, 2: ratio * columns}
-    return ({2: COARSE_STRIDE * rows, 3: COARSE_STRIDE * columns},), (tokens, fine, tokens, fine)
+    image = {2: COARSE_STRIDE * rows, 3: COARSE_STRIDE * columns}
+    return (image,), ((tokens, fine, image)[:features] * 2,)  # one tuple: `Match.forward` takes any number of tensors
 
 
 def _write(

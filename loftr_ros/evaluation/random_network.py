@@ -32,4 +32,6 @@ def random_network(size: str, image: Image, seed: int = 0, gain: float = 0.4) ->
     weight = network.backbone.layer3_outconv.weight
     weight -= (weight[:, :, 0, 0] @ common.T @ common)[..., None, None]
     weight *= gain
+    if network.refinement is not None:  # a new one moves nothing
+        network.refinement.output.weight.normal_(0.0, 0.05)
     return network.eval()

@@ -49,7 +49,7 @@ def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Ten
     height, width = fine.shape[1:3]
     stride = COARSE_STRIDE // FINE_STRIDE
     offset = torch.arange(window, device=fine.device) - window // 2
-    row, column = _row_column(cell, grid)
+    row, column = row_column(cell, grid)
     rows = ((row * stride)[:, None] + offset)[:, :, None]
     columns = ((column * stride)[:, None] + offset)[:, None, :]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -81,11 +81,11 @@ def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
 
 def cell_pixels(cell: Tensor, grid: tuple[int, int]) -> Tensor:
     """[M, 2] pixel (x, y) that each coarse cell looks at, in the network's own pixel convention."""
-    row, column = _row_column(cell, grid)
+    row, column = row_column(cell, grid)
     return torch.stack([column, row], dim=1).float() * COARSE_STRIDE
 
 
-def _row_column(cell: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def row_column(cell: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Of cells counted row by row."""
     row = cell // grid[1]
     return row, cell - row * grid[1]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loftr_ros.loftr.config import LoFTRConfig
-from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels
+from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels, row_column
 
 _REACH = 2  # cells to each side that take part in the local affine map
 _PRIOR = 50.0  # square pixels: how much the identity counts beside the neighbours in it
@@ -94,7 +94,7 @@ class Refinement(nn.Module):
         Returns:
             [M, 2] pixels (x, y) from the centre of patches1, and the deviation [M] of that.
         """
-        if torch.is_grad_enabled() or patches0.device.type != "cpu":
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or patches0.device.type != "cpu":
             answer = self._regress(patches0, patches1, evidence)
         else:  # what a piece needs stays in the processor's cache
             pieces = zip(*(each.split(_PIECE) for each in (patches0, patches1, evidence)))
@@ -155,7 +155,8 @@ def _neighbours(
     Second: [N, 2] the pixels (x, y) to these cells.
     """
     rows, columns = grid0[0] + 2 * _REACH, grid0[1] + 2 * _REACH
-    place = (batch * rows + cell0 // grid0[1] + _REACH) * columns + cell0 % grid0[1] + _REACH
+    row, column = row_column(cell0, grid0)
+    place = (batch * rows + row + _REACH) * columns + column + _REACH
     motion = points1 - cell_pixels(cell0, grid0)
     field = points1.new_zeros(pairs * rows * columns, 3)
     field[place] = torch.cat([motion, torch.ones_like(motion[:, :1])], dim=1)

@@ -70,7 +70,7 @@ class TrainingConfig:
 
     config: str = "tiny"
     stage: str = "all"
-    sequence: tuple[Stage, ...] = (Stage("all", 0.6, 1.0), Stage("jitter", 0.25, 1.3), Stage("found", 0.15, 0.3))
+    sequence: tuple[Stage, ...] = (Stage("all", 0.6, 1.0), Stage("jitter", 0.25, 1.3), Stage("found", 0.15, 0.67))
     seed: int = 0
     steps: int = 20000
     minutes: float = 0.0

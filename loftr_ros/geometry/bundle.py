@@ -4,6 +4,12 @@ Every point belongs to one keyframe, its anchor: it lies on that keyframe's ray 
 depth. Other keyframes see it at measured places. Poses and inverse depths that explain all places best are found by
 Levenberg-Marquardt; each inverse depth meets no other one, so all are eliminated by the Schur complement (Triggs et
 al., Bundle Adjustment: A Modern Synthesis, section 6.1) and a system of 6 unknowns per keyframe is left.
+
+Why not a library: with 6 keyframes, 1500 points and 7500 views, one core takes 0.03 s here and 1.1 s with GTSAM 4.3 (to
+the same poses; its points have no anchor, which makes the problem stiffer), while scipy's least_squares with a sparse
+Jacobian stopped far from them after 0.9 s. GTSAM also weighs 110 MB, with no release for Python 3.10 that takes numpy 2;
+pyceres and pycolmap have no wheels for the ARM computers of robots. numpy and scipy (for the factorization) are there
+anyway, and give the same bits every time.
 """
 
 from __future__ import annotations

@@ -56,14 +56,17 @@ def estimate_essential(points0: Array, points1: Array, threshold: float) -> tupl
     """
     if len(points0) < 6:
         raise GeometryError(f"{len(points0)} matches are too few for an essential matrix.")
-    matrix, mask = cv2.findEssentialMat(
-        points0 * PIXELS,
-        points1 * PIXELS,
-        PIXEL_CAMERA,
-        method=cv2.USAC_MAGSAC,
-        prob=0.99999,
-        threshold=threshold * PIXELS,
-    )
+    try:
+        matrix, mask = cv2.findEssentialMat(
+            points0 * PIXELS,
+            points1 * PIXELS,
+            PIXEL_CAMERA,
+            method=cv2.USAC_MAGSAC,
+            prob=0.99999,
+            threshold=threshold * PIXELS,
+        )
+    except cv2.error:  # some degenerate points
+        matrix, mask = None, None
     if matrix is None or mask is None or matrix.shape[0] % 3 or not np.isfinite(matrix).all():
         raise GeometryError("No essential matrix fits the matches.")
     return [matrix[i : i + 3] for i in range(0, len(matrix), 3)], mask.ravel().astype(bool)

@@ -156,7 +156,8 @@ def evaluate_pair(
     truth_1_0 = disturbance.roll_pose(roll_deg) @ inverse(sequence.poses[index1]) @ sequence.poses[index0]
     points0, points1 = (sequence.camera.normalize(points) for points in (matches.points0, matches.points1))
     try:
-        found = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / sequence.camera.focal)
+        focal = sequence.camera.focal
+        found = estimate_pose(points0, points1, INLIER_THRESHOLD_PX / focal, focal, doubtful=True)
     except GeometryError:
         return PairResult(_FAILED_DEG, _FAILED_DEG, len(points0), 0, milliseconds)
     errors = pose_errors_deg(found.pose_1_0, truth_1_0)

@@ -7,9 +7,9 @@ al., Bundle Adjustment: A Modern Synthesis, section 6.1) and a system of 6 unkno
 
 Why not a library: with 6 keyframes, 1500 points and 7500 views, one core takes 0.03 s here and 1.1 s with GTSAM 4.3 (to
 the same poses; its points have no anchor, which makes the problem stiffer), while scipy's least_squares with a sparse
-Jacobian stopped far from them after 0.9 s. GTSAM also weighs 110 MB, and its last release for Python 3.10 needs numpy 1;
-pyceres and pycolmap have no wheels for the ARM computers of robots. numpy and scipy (for the factorization) are there
-anyway, and give the same bits every time.
+Jacobian stopped far from them after 0.9 s. GTSAM also weighs 110 MB, and its last release for Python 3.10 needs an old
+numpy; pyceres and pycolmap have no wheels for the ARM computers of robots. numpy and scipy (for the factorization) are
+there anyway, and give the same bits every time.
 """
 
 from __future__ import annotations

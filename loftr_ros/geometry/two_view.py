@@ -45,11 +45,14 @@ def bearings(points: Array) -> Array:
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
 
-def estimate_essential(points0: Array, points1: Array, threshold: float) -> tuple[list[Array], NDArray[np.bool_]]:
+def estimate_essential(
+    points0: Array, points1: Array, threshold: float, focal: float = PIXELS
+) -> tuple[list[Array], NDArray[np.bool_]]:
     """Essential matrices by MAGSAC (Barath et al., CVPR 2020): the candidates [3, 3], and [N] bool inliers.
 
     Args:
         threshold: largest distance of an inlier from its epipolar line, in normalized units.
+        focal: of the camera in pixels, if it is known: it sets the unit of OpenCV's own thresholds.
 
     Raises:
         GeometryError: too few points, or no solution.
@@ -58,12 +61,12 @@ def estimate_essential(points0: Array, points1: Array, threshold: float) -> tupl
         raise GeometryError(f"{len(points0)} matches are too few for an essential matrix.")
     try:
         matrix, mask = cv2.findEssentialMat(
-            points0 * PIXELS,
-            points1 * PIXELS,
-            PIXEL_CAMERA,
+            points0 * focal,
+            points1 * focal,
+            np.diag([focal, focal, 1.0]),
             method=cv2.USAC_MAGSAC,
             prob=0.99999,
-            threshold=threshold * PIXELS,
+            threshold=threshold * focal,
         )
     except cv2.error:  # some degenerate points
         matrix, mask = None, None
@@ -79,12 +82,15 @@ def decompose(essential: Array) -> list[Array]:
     return [make_pose(r, s * direction) for r in (rotation_a, rotation_b) for s in (1.0, -1.0)]
 
 
-def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPose:
+def estimate_pose(
+    points0: Array, points1: Array, threshold: float, focal: float = PIXELS, doubtful: bool = False
+) -> TwoViewPose:
     """R and t by the essential matrix, the one of all candidates that puts most inliers before both cameras.
 
-    Raises GeometryError when no pose has at least half of its inliers there, or too few to mean anything.
+    Raises GeometryError when no pose has at least half of its inliers there, or too few to mean anything; where it may
+    be doubtful, only when there is none at all. See estimate_essential for threshold and focal.
     """
-    candidates, inliers = estimate_essential(points0, points1, threshold)
+    candidates, inliers = estimate_essential(points0, points1, threshold, focal)
     inside0, inside1 = points0[inliers], points1[inliers]
     best_pose: Array | None = None
     best_front: NDArray[np.bool_] = np.zeros(0, bool)
@@ -92,7 +98,8 @@ def estimate_pose(points0: Array, points1: Array, threshold: float) -> TwoViewPo
         front = in_front(pose, inside0, inside1)
         if best_pose is None or front.sum() > best_front.sum():
             best_pose, best_front = pose, front
-    if best_pose is None or best_front.sum() < max(_LEAST_INLIERS, inliers.sum() // 2):
+    least = 1 if doubtful else max(_LEAST_INLIERS, int(inliers.sum()) // 2)
+    if best_pose is None or best_front.sum() < least:
         raise GeometryError("No pose puts the matched points before both cameras.")
     kept = inliers.copy()
     kept[inliers] = best_front

@@ -38,14 +38,11 @@ _RECENT_KEYFRAMES = 5
 _EXACT = np.diag([1e-6**2] * 6)
 _UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
 # The position is too uncertain to be called OK when its deviation exceeds this share of the near part of the scene.
-_UNCERTAIN = 0.05
+_UNCERTAIN = 0.125
 # A rotation explains the matches when it explains this share of them.
 _MOST_MATCHES = 0.5
 # So many frames between two keyframes are adjusted together with them.
 _PASSING = 2
-# The geometry takes the errors of matches for independent. Those of neighbours are not, nor those of one keypoint in
-# several frames: on rendered rooms, with SIFT and with LoFTR, poses are two to three times as wrong as it says.
-_DEPENDENT = 2.5**2
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
 _GUESSED_UNIT_SIGMA = 0.5
 
@@ -528,9 +525,9 @@ class VisualOdometry:
         self._trace.add(step, moving)
         return replace(
             estimate,
-            pose_covariance=_DEPENDENT * covariance + self._unit_covariance(pose),
+            pose_covariance=covariance + self._unit_covariance(pose),
             twist_camera=twist,
-            twist_covariance=None if twist_covariance is None else _DEPENDENT * twist_covariance,
+            twist_covariance=twist_covariance,
         )
 
     def _unit_covariance(self, pose: Array) -> Array:

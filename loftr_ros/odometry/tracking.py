@@ -14,7 +14,7 @@ from loftr_ros.geometry.se3 import make_pose, rotation_from_vector
 from loftr_ros.geometry.triangulation import triangulate
 from loftr_ros.geometry.two_view import PIXEL_CAMERA, PIXELS, estimate_pose, homogeneous, parallax
 from loftr_ros.odometry.depth import is_precise
-from loftr_ros.odometry.keyframe import NormalizedMatches
+from loftr_ros.odometry.keyframe import DEPENDENT, NormalizedMatches
 from loftr_ros.types import Array
 
 # With fewer 3D points than this the essential matrix gives the direction, and they give only the length.
@@ -90,7 +90,7 @@ def track_from(adjusted: Adjustment, matches: NormalizedMatches, threshold: floa
     angle = parallax(adjusted.pose_1_0[:3, :3], matches.points0[inliers], matches.points1[inliers])
     return Track(
         pose_frame_keyframe=adjusted.pose_1_0,
-        covariance=adjusted.covariance,
+        covariance=DEPENDENT * adjusted.covariance,
         inliers=inliers,
         inverse_depth=adjusted.inverse_depth,
         sigma=adjusted.inverse_depth_sigma,

@@ -11,7 +11,7 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.bundle import Adjusted, Bundle, Views, adjust_bundle
 from loftr_ros.geometry.se3 import compose_covariance, normalized
 from loftr_ros.geometry.two_view import homogeneous
-from loftr_ros.odometry.keyframe import Keyframe, Node
+from loftr_ros.odometry.keyframe import DEPENDENT, Keyframe, Node
 from loftr_ros.types import Array
 
 # So many points of each keyframe but the newest take part: more change the poses little and cost time.
@@ -137,7 +137,7 @@ def _take_poses(nodes: Sequence[Node], adjusted: Adjusted, fixed: int) -> None:
         node.pose_world_camera = normalized(adjusted.poses[i])
         own = slice(6 * i, 6 * i + 6)
         offset = node.pose_world_camera[:3, 3] - base.pose_world_camera[:3, 3]
-        covariance: Array = adjusted.covariance[own, own]
+        covariance: Array = DEPENDENT * adjusted.covariance[own, own]
         node.covariance = compose_covariance(np.eye(4), base.covariance, offset, covariance)
 
 

@@ -196,6 +196,12 @@ class OdometryConfig(Group):
         maximum=1000.0,
         read_only=False,
     )
+    keyframes_kept: int = setting(
+        10,
+        "Past keyframes that a lost camera can come back to; each keeps its features in memory.",
+        minimum=1,
+        maximum=10000,
+    )
     lost_after: int = setting(
         10, "Frames without a pose after which the state is LOST.", minimum=1, maximum=10000, read_only=False
     )

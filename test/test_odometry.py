@@ -573,3 +573,26 @@ def test_kitti_with_sift(data_folder):
     assert not counts["metric"], "no scale may come from the ground truth"
     assert found.ate_sim3_rmse_m < 0.25 and found.rpe_rotation_rmse_deg < 0.15
     assert found.path_length_m == pytest.approx(60, abs=3)
+
+
+def test_a_lost_camera_knows_the_place_it_comes_back_to_by_its_looks():
+    """Along a room, darkness, and at once back where the way began: found at the first sight of it."""
+    from loftr_ros.matching import load_matcher
+    from loftr_ros.synthetic.room import make_room, room_camera, round_trip
+
+    room = make_room(room_camera(320, 240))
+    way = round_trip(60, share=0.35)
+    frames = list(room.frames(way))
+    odometry = VisualOdometry(load_matcher("sift"), room.camera, OdometryConfig(keyframes_kept=40))
+    estimates = [odometry.process(frame) for frame in frames]
+    unit = unit_of(estimates, [inverse(way[0]) @ pose for pose in way])
+    assert sum(e.is_keyframe for e in estimates) > 8
+    last = frames[-1].stamp_ns
+    dark = odometry.process(Frame(last + PERIOD_NS, np.zeros_like(frames[0].image)))
+    assert dark.state is MotionState.FEW_MATCHES
+    back = odometry.process(Frame(last + 400 * PERIOD_NS, room.view(way[14], 999)[0]))
+    assert back.state is MotionState.OK, back.reason
+    true = inverse(way[0]) @ way[14]
+    np.testing.assert_allclose(back.pose_world_camera[:3, 3] / unit, true[:3, 3], atol=0.06)
+    assert rotation_angle_deg(back.pose_world_camera[:3, :3] @ true[:3, :3].T) < 1.0
+    assert back.keyframe_stamp_ns <= 16 * PERIOD_NS

@@ -83,6 +83,36 @@ class Keyframe(Node):
 
 
 @dataclass(frozen=True)
+class KeyframePoints:
+    """What a keyframe knows of its keypoints' depths.
+
+    Attributes:
+        pose_world_camera: [4, 4].
+        index: [N] keypoints, as in Matches.index0.
+        points: [N, 3] in the keyframe's camera frame, in the unit of the map.
+        relative_sigma: [N] deviation of the inverse depth as a share of it.
+    """
+
+    pose_world_camera: Array
+    index: NDArray[np.int64]
+    points: Array
+    relative_sigma: Array
+
+    @property
+    def world(self) -> Array:
+        """[N, 3] points in the world."""
+        return transform(self.pose_world_camera, self.points)
+
+
+def keyframe_points(keyframe: Keyframe, most_relative_sigma: float = np.inf) -> KeyframePoints:
+    """The points of a keyframe whose inverse depth is known to a share of itself."""
+    index = keyframe.depths.precise
+    sigma = keyframe.depths.relative_sigma(index)
+    index, sigma = index[sigma <= most_relative_sigma], sigma[sigma <= most_relative_sigma]
+    return KeyframePoints(keyframe.pose_world_camera, index, keyframe.depths.points3d(index), sigma)
+
+
+@dataclass(frozen=True)
 class NormalizedMatches:
     """Matches as a camera with focal length 1 would see them: [N, 2], [N, 2], and [N] deviations of points1."""
 

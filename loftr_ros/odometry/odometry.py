@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from loftr_ros.odometry.keyframe import (
     normalize,
     triangulate_keyframe,
 )
+from loftr_ros.odometry.known_places import KnownPlaces
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
 from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
@@ -33,7 +33,6 @@ from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
 
 # Thresholds in pixels are meant for this focal length, so that they are angles.
 _FOCAL = 500.0
-_RECENT_KEYFRAMES = 5
 # Covariances of (position, rotation vector): of the first pose, and of the one after the camera was lost.
 _EXACT = np.diag([1e-6**2] * 6)
 _UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
@@ -87,7 +86,7 @@ class VisualOdometry:
         self._start_pose = np.eye(4) if pose_world_camera is None else pose_world_camera
         self._start_covariance = _EXACT if covariance is None else covariance
         self._keyframe: Keyframe | None = None
-        self._recent: deque[Keyframe] = deque(maxlen=_RECENT_KEYFRAMES)
+        self._known = KnownPlaces(self.matcher, self.config.keyframes_kept)
         self._window = Window(self.config.window)
         self._reference = Reference()
         self._trace = Trace()
@@ -263,7 +262,7 @@ class VisualOdometry:
             found = scaled(found, self._scene_depth)
             self._unit = MapUnit(self.scale)
             self._start_pose = view.keyframe.pose_world_camera
-            self._recent.clear()
+            self._known.clear()
         return found
 
     def _restart(self, view: View) -> Estimate:
@@ -403,7 +402,7 @@ class VisualOdometry:
         if self._window.adjust():
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
-        self._recent.append(old)
+        self._known.add(old)
         self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
 
@@ -439,7 +438,7 @@ class VisualOdometry:
             self._unit.metric = True
 
     def _stretch(self, center: Array, factor: float) -> None:
-        nodes = {id(node): node for node in (*self._recent, *self._window.nodes)}
+        nodes = {id(node): node for node in (*self._known, *self._window.nodes)}
         stretch(nodes.values(), center, factor)
         self._unit.stretched(factor)
         self._trace.rescale_speeds(factor)
@@ -448,10 +447,9 @@ class VisualOdometry:
     # -- frames without a pose -----------------------------------------------------------------------------------
 
     def _without_pose(self, view: View, reason: str) -> Estimate:
-        """Try the recent keyframes; where none helps, say so and publish no pose."""
+        """Try past keyframes; where none helps, say so and publish no pose."""
         self._misses += 1
-        if self._recent:
-            candidate = self._recent[-1 - self._misses % len(self._recent)]
+        for candidate in self._known.candidates(view.features, self._misses):
             estimate = self._try_keyframe(candidate, view)
             if estimate is not None:
                 return estimate
@@ -478,8 +476,7 @@ class VisualOdometry:
         except GeometryError:
             return None
         if self._keyframe is not None:
-            self._recent.remove(keyframe)
-            self._recent.append(self._keyframe)
+            self._known.exchange(keyframe, self._keyframe)
         self._keyframe = keyframe
         # The last pose is not the keyframe's: a camera that stands still beside it has come back to it.
         self._reference = Reference.unknown()

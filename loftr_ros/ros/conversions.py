@@ -22,7 +22,7 @@ from loftr_ros.evaluation.trajectory import seconds
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, quat_xyzw, skew, transform
 from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
-from loftr_ros.odometry.keyframe import Keyframe
+from loftr_ros.odometry.keyframe import Keyframe, keyframe_points
 from loftr_ros.pictures import Picture
 from loftr_ros.types import Array, Estimate, Image, MotionState
 
@@ -134,15 +134,13 @@ def matches_message(estimate: Estimate, header: Header) -> PointCloud2:
 def points_message(keyframe: Keyframe, camera: Camera, pose_base_camera: Array, header: Header) -> PointCloud2:
     """The keyframe's points whose depth is known, in the odom frame: x y z, intensity (their grey value), and sigma,
     the deviation of their depth."""
-    index = keyframe.depths.precise
-    points = keyframe.depths.points3d(index)
-    column, row = np.rint(camera.project(points)).astype(np.int64).T
+    known = keyframe_points(keyframe)
+    column, row = np.rint(camera.project(known.points)).astype(np.int64).T
     image = keyframe.frame.image
-    rows = np.zeros(len(index), _POINT)
-    in_odom = transform(pose_base_camera @ keyframe.pose_world_camera, points)
-    rows["x"], rows["y"], rows["z"] = in_odom.T
+    rows = np.zeros(len(known.index), _POINT)
+    rows["x"], rows["y"], rows["z"] = transform(pose_base_camera, known.world).T
     rows["intensity"] = image[np.clip(row, 0, image.shape[0] - 1), np.clip(column, 0, image.shape[1] - 1)]
-    rows["sigma"] = keyframe.depths.relative_sigma(index) * points[:, 2]
+    rows["sigma"] = known.relative_sigma * known.points[:, 2]
     return _cloud(rows, header)
 
 

@@ -12,45 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loftr_ros.geometry.se3 import transform
 from loftr_ros.odometry import VisualOdometry
-from loftr_ros.odometry.keyframe import Keyframe
+from loftr_ros.odometry.keyframe import Keyframe, KeyframePoints, keyframe_points
 from loftr_ros.types import Array, Estimate, Frame
 
 # Keyframes this many places before and after one are matched with it.
 _REACH = 2
 # An older keyframe's pose and depths do not change any more, and its features are let go.
 _PENDING = 12
-
-
-@dataclass(frozen=True)
-class KeyframePoints:
-    """What a keyframe knows of its keypoints' depths.
-
-    Attributes:
-        pose_world_camera: [4, 4].
-        index: [N] keypoints, as in Matches.index0.
-        points: [N, 3] in the keyframe's camera frame, in the unit of the map.
-        relative_sigma: [N] deviation of the inverse depth as a share of it.
-    """
-
-    pose_world_camera: Array
-    index: NDArray[np.int64]
-    points: Array
-    relative_sigma: Array
-
-    @property
-    def world(self) -> Array:
-        """[N, 3] points in the world."""
-        return transform(self.pose_world_camera, self.points)
-
-
-def keyframe_points(keyframe: Keyframe, most_relative_sigma: float = np.inf) -> KeyframePoints:
-    """The points of a keyframe whose inverse depth is known to a share of itself."""
-    index = keyframe.depths.precise
-    sigma = keyframe.depths.relative_sigma(index)
-    index, sigma = index[sigma <= most_relative_sigma], sigma[sigma <= most_relative_sigma]
-    return KeyframePoints(keyframe.pose_world_camera, index, keyframe.depths.points3d(index), sigma)
 
 
 @dataclass(frozen=True)

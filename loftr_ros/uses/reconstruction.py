@@ -15,8 +15,9 @@ from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, transform
 from loftr_ros.geometry.triangulation import triangulate
 from loftr_ros.geometry.two_view import angles, homogeneous
+from loftr_ros.odometry.keyframe import KeyframePoints
 from loftr_ros.types import Array
-from loftr_ros.uses.keyframes import KeyframePoints, Track, View
+from loftr_ros.uses.keyframes import Track, View
 
 # Estimates of one inverse depth that differ by more deviations than this are not of the same point.
 _AGREE = 3.0

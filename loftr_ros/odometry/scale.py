@@ -17,13 +17,14 @@ _BELOW = 0.05
 # ... whose depth is known this well, with a normal that leaves the camera's y axis by at most this angle.
 _DEPTH_SIGMA = 0.15
 _MOST_TILT_DEG = 15.0
-_GROUND_BAND = 0.06  # points of the ground lie this close to the plane, as a share of the camera's height
+_GROUND_BAND = 0.03  # points of the ground lie this close to the plane, as a share of the camera's height
 _LEAST_GROUND_POINTS = 20
 _TRIALS = 300
 # Share of a newly measured scale error (its logarithm) that is corrected at one keyframe.
 _GAIN = 0.3
 _LEAST_DISTANCE_M = 0.2
 _WINDOW = 40
+_GROUND_WINDOW = 15  # keyframes whose measurements of the ground count, by their median
 
 
 class ScaleSource(Protocol):
@@ -88,6 +89,7 @@ class GroundScale:
 
     def __init__(self, height_m: float) -> None:
         self._height_m = height_m
+        self._measured: deque[float] = deque(maxlen=_GROUND_WINDOW)
 
     def add_step(self, distance_m: float | None, map_length: float) -> None:
         pass
@@ -97,10 +99,13 @@ class GroundScale:
         points = depths.points3d(index)
         below = (points[:, 1] > _BELOW * points[:, 2]) & (depths.relative_sigma(index) < _DEPTH_SIGMA)
         height = ground_height(points[below])
-        return None if height is None else self._height_m / height
+        if height is None:
+            return None
+        self._measured.append(self._height_m / height)
+        return float(np.median(self._measured))
 
     def rescaled(self, factor: float) -> None:
-        pass
+        self._measured = deque((value / factor for value in self._measured), maxlen=_GROUND_WINDOW)
 
 
 def ground_height(points: Array) -> float | None:

@@ -283,6 +283,9 @@ def main(arguments: Sequence[str]) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():  # what fails once a signal has ended ROS, in the middle of a transition say, is no failure
+            raise
     finally:
         if node is not None:
             node.close()

@@ -127,17 +127,17 @@ def test_pause_ignores_images_until_resume(client, frames):
     client.settled()
     assert client.call(Trigger, "pause").success
     count = len(client.statuses)
-    for frame in frames[6:8]:
+    for frame in frames[6:7]:
         client.send(frame)
     assert client.wait(lambda: client.diagnostics and client.diagnostics[-1].status[0].message.startswith("Paused"))
     assert len(client.statuses) == count
     last = pose_of(client.odometry[-1])
     assert client.call(Trigger, "resume").success
-    client.play(frames[8:9], CAMERA)
+    client.play(frames[7:8], CAMERA)
     client.settled()
     assert len(client.statuses) == count + 1
     step = np.linalg.norm(pose_of(client.odometry[-1])[:3, 3] - last[:3, 3])
-    assert 0 < step < 2 * np.linalg.norm(last[:3, 3])  # from the map before the pause
+    assert 0 < step < np.linalg.norm(last[:3, 3])  # from the map before the pause
 
 
 def test_saved_trajectory_is_what_was_published(client, frames, folder):

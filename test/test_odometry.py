@@ -213,6 +213,23 @@ def test_covariances_are_symmetric_and_positive_definite(journey):
             assert np.isfinite(covariance).all()
 
 
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_uncertainty_is_never_below_that_of_the_keyframe(name):
+    """The keyframe's own at that moment: later frames make it smaller."""
+    world = TRAJECTORIES[name]
+    odometry, compared = VisualOdometry(FakeMatcher(world), CAMERA), 0
+    for frame in frames(world):
+        e = odometry.process(frame)
+        keyframe = odometry.keyframe
+        if e.pose_covariance is None or keyframe.frame.stamp_ns != e.keyframe_stamp_ns or e.state.value != "OK":
+            continue
+        if len(odometry._window.keyframes) == 1 or e.is_keyframe:
+            continue  # adjusted together with its keyframe, which is fixed exactly
+        compared += 1
+        assert np.linalg.eigvalsh(e.pose_covariance[3:, 3:] - keyframe.covariance[3:, 3:]).min() > 0
+    assert compared > 5
+
+
 def test_uncertainty_of_the_position_grows_along_the_way():
     estimates = posed(run(FORWARD))
     first, last = (

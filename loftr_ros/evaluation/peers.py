@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +125,18 @@ def _tensor(image: Image) -> Tensor:
     return torch.from_numpy(image)[None, None].to(_device()).float() / 255
 
 
-class PeerMatcher:
-    """What all peers have in common: `extract` and `match_features` are theirs."""
+class PeerMatcher(ABC):
+    """What all peers have in common: see Matcher."""
 
     name: str
 
+    @abstractmethod
     def extract(self, image: Image) -> Any:
-        raise NotImplementedError
+        """Features of a grey image [H, W] uint8."""
 
+    @abstractmethod
     def match_features(self, features0: Any, features1: Any) -> Matches:
-        raise NotImplementedError
+        """Matches between two images from their features."""
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))

@@ -224,6 +224,11 @@ class ScaleConfig(Group):
         minimum=0.0,
         maximum=1000.0,
     )
+    level_ground: bool = setting(
+        True,
+        "With scale: none, keep lengths from drifting by the constant height over the ground, where the camera is seen "
+        "to move along one, as on a vehicle.",
+    )
     max_depth_m: float = setting(
         10.0, "Depth images are used up to this many metres.", key="max_depth", minimum=0.1, maximum=1000.0
     )

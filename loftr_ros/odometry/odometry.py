@@ -334,9 +334,9 @@ class VisualOdometry:
         )
         if new is not None:
             self._trace.became_keyframe(_EXACT)
-            self._correct_unit()
+            self._correct_unit(keyframe)
         if hidden:
-            self._fix_unit()
+            self._fix_unit(keyframe if new is not None else None, pose)
             return without_pose(estimate)
         return estimate
 
@@ -421,21 +421,32 @@ class VisualOdometry:
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
-    def _correct_unit(self) -> None:
-        """Stretch the map, seen from the new keyframe, towards metres. The odometry does not jump: its place stays."""
+    def _correct_unit(self, old: Keyframe) -> None:
+        """Stretch the map, seen from the new keyframe, against its drift. The odometry does not jump."""
         assert self._keyframe is not None
-        factor = self._unit.correct(self._keyframe.depths)
+        factor = self._unit.correct(self._keyframe.depths, self._travel(old.pose_world_camera))
         if factor is not None:
             self._stretch(self._keyframe.pose_world_camera, factor)
 
-    def _fix_unit(self) -> None:
-        """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
+    def _fix_unit(self, old: Keyframe | None, pose: Array) -> None:
+        """Once metres are known for the first time, turn the whole map into metres. No pose was published so far.
+
+        The camera has moved from the keyframe to `pose`, or, at a new keyframe, to it from the `old` one.
+        """
         assert self._keyframe is not None
-        factor = self._unit.first_factor(self._keyframe.depths)
+        travel = -self._travel(pose) if old is None else self._travel(old.pose_world_camera)
+        factor = self._unit.first_factor(self._keyframe.depths, travel)
         if factor is not None:
             self._stretch(self._start_pose, factor)
             self._trace.stretch(self._start_pose, factor)
             self._unit.metric = True
+
+    def _travel(self, pose: Array) -> Array:
+        """[3] the way from a pose to the keyframe, in the keyframe's axes."""
+        assert self._keyframe is not None
+        here = self._keyframe.pose_world_camera
+        way: Array = here[:3, :3].T @ (here[:3, 3] - pose[:3, 3])
+        return way
 
     def _stretch(self, center: Array, factor: float) -> None:
         nodes = {id(node): node for node in (*self._known, *self._window.nodes)}

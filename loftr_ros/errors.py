@@ -17,6 +17,14 @@ class WeightsError(LoftrRosError):
     """A file of network weights is missing, damaged, or made for another network."""
 
 
+class MatcherError(LoftrRosError):
+    """A matcher failed with a frame: it raised something, or returned what are no matches."""
+
+
+class ExhaustedError(MatcherError):
+    """A matcher ran out of memory, and may not go on with less."""
+
+
 class GeometryError(LoftrRosError):
     """A geometric problem is degenerate, so it has no (unique) solution."""
 

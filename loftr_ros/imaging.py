@@ -46,14 +46,16 @@ _LAYOUT: dict[str, tuple[str, int]] = {
     "32FC1": ("f4", 1),
 }
 
+MOST_PIXELS = 1 << 26  # 8192 x 8192; more is taken for a lie, which would fill the memory
+_HEADER_BYTES = 1 << 17  # in which a JPEG says its size, behind a preview
+
 
 def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_endian: bool = False) -> NDArray[Any]:
     """The pixels of a sensor_msgs/Image as an array [H, W] or [H, W, C]. Raises InputError where they disagree."""
     if encoding not in _LAYOUT:
         raise InputError(f"The image encoding '{encoding}' is not supported.")
     kind, channels = _LAYOUT[encoding]
-    if height <= 0 or width <= 0:
-        raise InputError(f"The image has {width}x{height} pixels.")
+    _check_size(width, height)
     dtype = np.dtype((">" if big_endian else "<") + kind)
     row = width * channels * dtype.itemsize
     buffer = np.frombuffer(data, np.uint8)
@@ -86,14 +88,56 @@ def stretched(image: NDArray[np.uint16]) -> Image:
 
 def decode(data: Any) -> Image:
     """Grey image from JPEG or PNG bytes. Raises InputError."""
+    image = _decoded(data, cv2.IMREAD_GRAYSCALE)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def decode_as_stored(data: Any) -> NDArray[Any]:
+    """[H, W] or [H, W, C] from JPEG, PNG or the like, with the depth of its numbers. Raises InputError."""
+    return _decoded(data, cv2.IMREAD_UNCHANGED)
+
+
+def decode_colour(data: Any) -> Image:
+    """[H, W, 3] bgr from JPEG, PNG or the like. Raises InputError."""
+    return np.asarray(_decoded(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def _decoded(data: Any, mode: int) -> NDArray[Any]:
     buffer = np.frombuffer(data, np.uint8)
+    size = _stored_size(bytes(buffer[:_HEADER_BYTES]))
+    if size is not None:
+        _check_size(*size)  # before any memory is taken for them
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_GRAYSCALE) if len(buffer) else None
+        image = cv2.imdecode(buffer, mode) if len(buffer) else None
     except cv2.error:  # a size beyond OpenCV's limits
         image = None
     if image is None:
         raise InputError(f"{len(buffer)} bytes of a compressed image cannot be decoded.")
+    _check_size(image.shape[1], image.shape[0])
     return image
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raises InputError for an image without pixels, or with more than any camera has."""
+    if height <= 0 or width <= 0 or width * height > MOST_PIXELS:
+        raise InputError(f"The image has {width}x{height} pixels.")
+
+
+def _stored_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) that a PNG or JPEG announces; None where that is not to be found."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24:
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    at = 2 if head.startswith(b"\xff\xd8") else len(head)
+    while at + 9 <= len(head):
+        if head[at] != 0xFF:
+            at += 1
+        elif 0xC0 <= head[at + 1] <= 0xCF and head[at + 1] not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(head[at + 7 : at + 9], "big"), int.from_bytes(head[at + 5 : at + 7], "big")
+        elif head[at + 1] in (0x01, 0xFF, *range(0xD0, 0xDA)):  # without a length
+            at += 1 if head[at + 1] == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None
 
 
 def depth_in_metres(pixels: NDArray[Any]) -> NDArray[np.float32]:

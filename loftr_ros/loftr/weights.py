@@ -104,7 +104,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"The weights file {path} does not hold a state dict of tensors.")
+    odd = [key for key, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise WeightsError(f"The weights file {path} holds a tensor that is no plain table of numbers, '{odd[0]}'.")
     return {_without_prefixes(str(key)): value for key, value in content.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is neither sparse, nor complex, nor quantized, nor without numbers."""
+    odd = tensor.is_complex() or tensor.is_quantized or tensor.is_meta
+    return tensor.layout is torch.strided and not odd
 
 
 def _read(path: Path) -> object:

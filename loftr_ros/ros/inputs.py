@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from loftr_ros.config import Config
-from loftr_ros.errors import InputError
+from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.geometry.camera import camera_from_info, load_camera
 from loftr_ros.ros import conversions
 from loftr_ros.ros.mailbox import Mailbox, StampedBuffer
@@ -152,7 +152,7 @@ class Inputs:
         """Say what is refused and why, in the log and in `refusals`, and go on without it."""
         try:
             yield
-        except InputError as error:
+        except (InputError, GeometryError) as error:
             text = f"{what}: {error}"
             self.refusals[what] = (text, time.monotonic())
             self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)

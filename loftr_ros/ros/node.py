@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 
 from loftr_ros import cli
 from loftr_ros.config import Config
-from loftr_ros.errors import ConfigError, GeometryError, InputError, LoftrRosError
+from loftr_ros.errors import ConfigError, InputError, LoftrRosError
 from loftr_ros.matching import Matcher, matcher_from_config
 from loftr_ros.ros import conversions, parameters
 from loftr_ros.ros.extrinsics import Extrinsics
@@ -184,14 +184,12 @@ class VisualOdometryNode(LifecycleNode):
         return f"{count} poses of '{self._outputs.base_frame}' in '{self._outputs.odom_frame}' are in {path}."
 
     def _on_set_pose(self, message: PoseWithCovarianceStamped) -> None:
-        try:
-            if self._tracker is None or self._outputs is None or not self._active:
-                raise InputError("The node is not active.")
-            self._tracker.start_anew(start_of(message, self._outputs.odom_frame))
-        except (InputError, GeometryError) as error:
-            self.get_logger().error(f"set_pose is refused: {error}")
+        if self._inputs is None or self._tracker is None or self._outputs is None or not self._active:
+            self.get_logger().error("set_pose is refused: The node is not active.")
             return
-        self.get_logger().info("The odometry starts anew at the pose of set_pose.")
+        with self._inputs.refusing("set_pose is refused"):
+            self._tracker.start_anew(start_of(message, self._outputs.odom_frame))
+            self.get_logger().info("The odometry starts anew at the pose of set_pose.")
 
     def _apply(self, config: Config) -> None:
         """Settings that may change at run time; the others are read-only parameters."""

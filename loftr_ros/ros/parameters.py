@@ -88,6 +88,9 @@ def on_change(current: Callable[[], Config], apply: Callable[[Config], None]) ->
 
     def callback(parameters: list[Parameter]) -> SetParametersResult:
         known = settings()
+        unset = [p.name for p in parameters if p.name in known and p.value is None]
+        if unset:
+            return SetParametersResult(successful=False, reason=f"{unset[0]} must have a value.")
         changes = {p.name: _plain(p.value) for p in parameters if p.name in known}
         try:
             changed = config_from_dict({**config_to_dict(current()), **changes})

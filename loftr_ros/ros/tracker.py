@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 from loftr_ros.config import Config
 from loftr_ros.errors import ExhaustedError, GeometryError, MatcherError
+from loftr_ros.geometry.camera import Camera
 from loftr_ros.matching import Matcher
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.ros import conversions
@@ -154,10 +155,12 @@ class Tracker:
         started = time.monotonic()
         pose_base_camera = self._extrinsics.pose_base_camera(self._camera_frame(arrival))
         assert pose_base_camera is not None
+        image = conversions.grey_image(arrival.message)
+        camera = self._camera_for(image)
+        # Only now: the stamp of a message that is garbage means nothing.
         if not self._in_order(arrival.stamp_ns, pose_base_camera):
             return
-        image = conversions.grey_image(arrival.message)
-        odometry = self._odometry_for(image)
+        odometry = self._odometry_for(camera)
         if self._inputs.mask is not None:
             self._matcher.mask = self._inputs.mask
         depth = self._inputs.depth_of(arrival, image.shape)
@@ -218,10 +221,13 @@ class Tracker:
             )
         return True
 
-    def _odometry_for(self, image: Image) -> VisualOdometry:
-        """The odometry for the present calibration and image size. Raises InputError when they do not fit."""
+    def _camera_for(self, image: Image) -> Camera:
+        """The present calibration for the size of an image. Raises InputError when they do not fit."""
         assert self._inputs.calibration is not None
-        camera = self._inputs.calibration.resized(image.shape[1], image.shape[0])
+        return self._inputs.calibration.resized(image.shape[1], image.shape[0])
+
+    def _odometry_for(self, camera: Camera) -> VisualOdometry:
+        """The odometry for the present calibration and image size."""
         if self._odometry is None or not camera.same_as(self._odometry.camera):
             self._odometry = VisualOdometry(self._matcher, camera, self.config.odometry, self.config.scale)
             if self._last is not None:  # another camera, but the same robot: odom must not jump

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros.errors import InputError, LoftrRosError, brief
 
+_MOST_TEXT = 500
 _PART = ".part"  # how the names of files end that are still being written
 
 
@@ -19,7 +20,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from None
+        raise InputError(f"The folder {path} cannot be made: {brief(error)}.") from None
 
 
 def write_atomically(path: Path, lines: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
+        raise InputError(f"{path} cannot be written: {brief(error)}.") from None
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -88,8 +89,14 @@ def read_yaml(path: str | Path, what: str, kind: type[LoftrRosError]) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise kind(f"The {what} {path} cannot be read: {error}.") from None
+        raise kind(f"The {what} {path} cannot be read: {brief(error)}.") from None
     except RecursionError:
         raise kind(f"The {what} {path} is not valid YAML: it is nested too deeply.") from None
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # dates and numbers that cannot be, too
-        raise kind(f"The {what} {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise kind(f"The {what} {path} is not valid YAML: {_in_one_line(error)}.") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """All that YAML says, where the mistake is too."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + "..."

@@ -235,6 +235,11 @@ def png_that_claims(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def png_with_a_long_chunk() -> bytes:
+    data = cv2.imencode(".png", IMAGES[0])[1].tobytes()
+    return data[:33] + (2**31 - 1).to_bytes(4, "big") + b"tEXt" + data[33:]
+
+
 def jpeg_that_claims(width: int, height: int) -> bytes:
     data = bytearray(cv2.imencode(".jpg", IMAGES[0])[1].tobytes())
     at = data.index(b"\xff\xc0")
@@ -247,6 +252,8 @@ PICTURES = {
     "text": (b"no image", "cannot be decoded"),
     "PNG cut off in its header": (cv2.imencode(".png", IMAGES[0])[1].tobytes()[:20], "cannot be"),
     "JPEG cut off in its header": (cv2.imencode(".jpg", IMAGES[0])[1].tobytes()[:100], "cannot be"),
+    "PNG cut off in its pixels": (cv2.imencode(".png", IMAGES[0])[1].tobytes()[:-500], "are cut off"),
+    "PNG with a chunk of 2 GB": (png_with_a_long_chunk(), "are cut off"),
     "PNG bomb": (png_that_claims(60000, 60000), "60000x60000 pixels"),
     "JPEG bomb": (jpeg_that_claims(65000, 65000), "65000x65000 pixels"),
     "PNG without pixels": (png_that_claims(0, 120), "0x120 pixels"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
 from loftr_ros.files import write_atomically
 from loftr_ros.geometry.se3 import xyz_quat
 from loftr_ros.types import Array
@@ -53,7 +53,7 @@ def read_table(path: Path, what: str, columns: int = 8) -> Array:
             warnings.simplefilter("ignore", UserWarning)  # numpy warns of an empty file
             table = np.loadtxt(path, ndmin=2)
     except (OSError, ValueError) as error:
-        raise InputError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The {what} {path} cannot be read: {brief(error)}.") from None
     if table.shape[0] == 0 or table.shape[1] < columns:
         raise InputError(f"The {what} {path} must have lines of {columns} numbers: time, x y z, qx qy qz qw.")
     if not np.isfinite(table).all():
@@ -66,7 +66,7 @@ def read_times(path: Path) -> list[int]:
     try:
         return [nanoseconds(line.split()[0]) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise InputError(f"The file of times {path} cannot be read: {' '.join(str(error).split())}.") from None
+        raise InputError(f"The file of times {path} cannot be read: {brief(error)}.") from None
 
 
 def nanoseconds(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
 from loftr_ros.files import read_yaml
 from loftr_ros.types import Array
 
@@ -146,7 +146,7 @@ def camera_from_calibration(
     if abs(matrix[0, 1]) > 1e-9 * matrix[0, 0] or np.abs(matrix[[1, 2, 2], [0, 0, 1]]).any() or matrix[2, 2] != 1:
         raise InputError("The camera matrix must be [fx 0 cx; 0 fy cy; 0 0 1].")
     if model not in MODELS:
-        raise InputError(f"The distortion model '{model}' is not supported; {', '.join(m for m in MODELS if m)} are.")
+        raise InputError(f"The distortion model '{model[:40]}' is not supported; {', '.join(m for m in MODELS if m)} are.")
     if len(distortion) not in MODELS[model] and any(distortion):
         raise InputError(f"The distortion model '{model}' does not take {len(distortion)} coefficients.")
     camera = Camera(width, height, matrix, model, tuple(float(d) for d in distortion))
@@ -202,7 +202,7 @@ def load_camera(path: str | Path) -> Camera:
     try:
         return _camera_from_yaml(values)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"The calibration file {path} lacks or garbles a field: {error}.") from None
+        raise InputError(f"The calibration file {path} lacks or garbles a field: {brief(error)}.") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

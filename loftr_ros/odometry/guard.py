@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loftr_ros.errors import LoftrRosError, MatcherError
+from loftr_ros.errors import LoftrRosError, MatcherError, brief
 from loftr_ros.matching.base import Matcher
 from loftr_ros.types import Image, Matches
 
@@ -50,9 +50,7 @@ class Guard:
         except LoftrRosError:
             raise
         except Exception as error:  # a matcher may fail in any way
-            lines = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-            raise MatcherError(f"The matcher failed: {reason}.") from error
+            raise MatcherError(f"The matcher failed: {type(error).__name__}: {brief(error)}.") from error
 
 
 def _usable(matches: Matches) -> Any:

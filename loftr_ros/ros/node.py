@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 
 from loftr_ros import cli
 from loftr_ros.config import Config
-from loftr_ros.errors import ConfigError, InputError, LoftrRosError
+from loftr_ros.errors import ConfigError, InputError, LoftrRosError, brief
 from loftr_ros.matching import Matcher, matcher_from_config
 from loftr_ros.ros import conversions, parameters
 from loftr_ros.ros.extrinsics import Extrinsics
@@ -162,7 +162,7 @@ class VisualOdometryNode(LifecycleNode):
             except LoftrRosError as error:
                 response.success, response.message = False, str(error)
             except Exception as error:  # a service must not end the node
-                response.success, response.message = False, f"{type(error).__name__}: {_first_line(error)}."
+                response.success, response.message = False, f"{type(error).__name__}: {brief(error)}."
                 self.get_logger().error(f"~/{name} failed: {response.message}")
             return response
 
@@ -270,7 +270,7 @@ def start_of(message: PoseWithCovarianceStamped, odom_frame: str) -> Start:
     """Where a set_pose message wants the base. Raises InputError or GeometryError where it cannot be."""
     frame = message.header.frame_id
     if frame not in ("", odom_frame):
-        raise InputError(f"The pose must be in the frame '{odom_frame}', not '{frame}'.")
+        raise InputError(f"The pose must be in the frame '{odom_frame}', not '{frame[:80]}'.")
     pose = conversions.pose_of(message.pose.pose)
     covariance = np.array(message.pose.covariance).reshape(6, 6)
     if not np.isfinite(covariance).all():
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rclpy.init(args=list(arguments))
     except Exception as error:  # RCLError and others, for arguments and parameter files that ROS cannot read
-        raise ConfigError(f"The arguments are refused: {_first_line(error)}.") from None
+        raise ConfigError(f"The arguments are refused: {brief(error)}.") from None
     node = None
     try:
         node = VisualOdometryNode()
@@ -308,10 +308,6 @@ def main(arguments: Sequence[str]) -> int:
             node.close()
         rclpy.try_shutdown()
     return 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def entry_point() -> int:

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 
 from loftr_ros.config import Config
-from loftr_ros.errors import ExhaustedError, GeometryError, MatcherError
+from loftr_ros.errors import ExhaustedError, GeometryError, MatcherError, brief
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.matching import Matcher
 from loftr_ros.odometry import VisualOdometry
@@ -109,7 +109,7 @@ class Tracker:
             except Exception as error:  # one bad frame must not end the odometry
                 if not rclpy.ok(context=self._node.context):
                     return
-                text = f"A frame failed: {type(error).__name__}: {error}"
+                text = f"A frame failed: {type(error).__name__}: {brief(error)}."
                 self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
 
     def _when_ready(self, arrival: Arrival) -> Arrival | None:
@@ -198,7 +198,7 @@ class Tracker:
         except Exception as error:
             if not rclpy.ok(context=self._node.context):
                 raise
-            reason = f"The odometry failed: {type(error).__name__}: {' '.join(str(error).split())}."
+            reason = f"The odometry failed: {type(error).__name__}: {brief(error)}."
         self._node.get_logger().error(reason, throttle_duration_sec=_WARN_EVERY_S)
         return odometry.missed(frame, reason)
 

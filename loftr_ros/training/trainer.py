@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
 from loftr_ros.files import write_bytes_atomically
 from loftr_ros.loftr import CONFIGS, LoFTR
 from loftr_ros.loftr.weights import load_strictly
@@ -152,7 +152,7 @@ class Trainer:
             self.optimizer.load_state_dict(content["optimizer"])
             self.average = {name: content["average"][name] for name in self.average}
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"The checkpoint {path} is of another training: {_first_line(error)}.") from None
+            raise InputError(f"The checkpoint {path} is of another training: {brief(error)}.") from None
         self.step, self.progress = int(content["step"]), float(content["progress"])
         self._seconds_before, self._started = float(content["seconds"]), time.monotonic()
 
@@ -162,16 +162,12 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
-        raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}.") from None
+        raise InputError(f"The checkpoint {path} cannot be read: {brief(error)}.") from None
     missing = set(_CHECKPOINT) - set(content if isinstance(content, dict) else ())
     numbers = [] if missing else [content[key] for key in ("step", "progress", "seconds")]
     if missing or not all(isinstance(number, (int, float)) for number in numbers):
         raise InputError(f"The file {path} is no checkpoint of a training.")
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def bfloat16_helps(device: torch.device) -> bool:

@@ -32,6 +32,7 @@ from loftr_ros.evaluation.metrics import evaluate
 from loftr_ros.evaluation.replay import replay
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
 from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.se3 import inverse
 from loftr_ros.geometry.two_view import estimate_pose
 from loftr_ros.matching import matcher_from_config
@@ -147,7 +148,7 @@ def main(arguments: list[str]) -> int:
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
     table = [row for sequence in options.sequences for row in rows(sequence, options.matchers, peer)]
     if options.json is not None:
-        options.json.write_text(json.dumps(table, indent=2) + "\n")
+        write_atomically(options.json, [json.dumps(table, indent=2)])
     return 0
 
 

@@ -92,7 +92,7 @@ def processes(named: Sequence[tuple[str, str]], setup: Setup) -> Iterator[list[C
 
 def serve(name: str, work: str, folder: Path, orders: TextIO, answers: TextIO) -> None:
     """The other side: obey orders until they end."""
-    with np.load(folder / "images.npz") as images:
+    with np.load(folder / "images.npz", allow_pickle=False) as images:
         setup = Setup(images["image0"], images["image1"], *json.loads((folder / "setup.json").read_text()))
     contender = next(each for each in make(name, setup) if each.work == work)
     for order in orders:

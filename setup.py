@@ -27,6 +27,7 @@ setup(
         "console_scripts": [
             "vo_node = loftr_ros.ros.node:entry_point",
             "player = loftr_ros.ros.player:entry_point",
+            "soak = loftr_ros.ros.soak:entry_point",
             "replay = loftr_ros.evaluation.replay:entry_point",
             "benchmark = loftr_ros.ros.benchmark:entry_point",
             "export = loftr_ros.export:entry_point",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -47,3 +48,9 @@ def progress(items: Iterable[Any], total: int | None, text: str, quiet: bool = F
     """The items, with a progress bar on stderr: smooth on a terminal, a line now and then in a log."""
     interval = 0.1 if sys.stderr.isatty() else 15.0
     return tqdm(items, desc=text, total=total, unit="frame", mininterval=interval, disable=quiet)
+
+
+def environment() -> dict[str, str]:
+    """For a fresh Python: it finds this package where it was imported from."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import TextIO
 
 import numpy as np
 
-import loftr_ros
+from loftr_ros import cli
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.contenders import Setup, make
 
@@ -43,16 +42,13 @@ class ContenderProcess:
         np.savez(folder / "images.npz", image0=self._setup.image0, image1=self._setup.image1)
         (folder / "setup.json").write_text(json.dumps([self._setup.weights, self._setup.device, self._setup.precision]))
         self._errors = self._stack.enter_context((folder / "errors.txt").open("w+"))
-        # Where this package was imported from, the fresh process finds it too.
-        root = str(Path(loftr_ros.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, self.name, self.work, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=cli.environment(),
         )
         return self
 
@@ -96,7 +92,7 @@ def processes(named: Sequence[tuple[str, str]], setup: Setup) -> Iterator[list[C
 
 def serve(name: str, work: str, folder: Path, orders: TextIO, answers: TextIO) -> None:
     """The other side: obey orders until they end."""
-    with np.load(folder / "images.npz") as images:
+    with np.load(folder / "images.npz", allow_pickle=False) as images:
         setup = Setup(images["image0"], images["image1"], *json.loads((folder / "setup.json").read_text()))
     contender = next(each for each in make(name, setup) if each.work == work)
     for order in orders:

@@ -13,7 +13,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Player(Node):
         self.film = film
         self._info = _camera_info(camera)
         self._way = 0.0
-        self._clock = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self._time = self.create_publisher(Clock, "/clock", 10) if clock else None
         self._image = self.create_publisher(ImageMessage, "image", 10)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
         self._depth = self.create_publisher(ImageMessage, "depth", 10)
@@ -81,9 +81,10 @@ class Player(Node):
         if film is not None:
             self.create_subscription(ImageMessage, f"{node_name}/matches", self._on_picture, 10)
 
-    def wait_for_node(self, seconds: float) -> bool:
+    def wait_for_node(self, seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
+        """False where it has not come up by then, or is no longer alive."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and alive():
             # Both ways: the answer to the first frame must not be lost.
             heard = self._image.get_subscription_count() and self._camera_info.get_subscription_count()
             if heard and self.count_publishers("odom"):
@@ -93,8 +94,8 @@ class Player(Node):
 
     def send(self, frame: Frame) -> None:
         header = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=CAMERA_FRAME)
-        if self._clock is not None:
-            self._clock.publish(Clock(clock=header.stamp))
+        if self._time is not None:
+            self._time.publish(Clock(clock=header.stamp))
         if frame.distance is not None:
             self._send_wheels(frame.distance, header)
         self._info.header = header
@@ -297,7 +298,7 @@ def main(arguments: Sequence[str]) -> int:
     player = Player(recording.camera, options.node, film, options.clock)
     executor = SingleThreadedExecutor()
     executor.add_node(player)
-    spinning = threading.Thread(target=_spin, args=(executor,))
+    spinning = threading.Thread(target=spin, args=(executor,))
     spinning.start()
     code = 0
     try:
@@ -353,7 +354,8 @@ def _keep(
     player.film.close()
 
 
-def _spin(executor: SingleThreadedExecutor) -> None:
+def spin(executor: SingleThreadedExecutor) -> None:
+    """Until it is shut down, or ROS is."""
     try:
         executor.spin()
     except (ExternalShutdownException, KeyboardInterrupt):

@@ -5,8 +5,9 @@ World frame: x and y on the floor, z up, the origin at the centre of the floor; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import make_pose
 from loftr_ros.synthetic.scene import Quad, render
-from loftr_ros.synthetic.textures import clutter, octave_noise
+from loftr_ros.synthetic.textures import clutter, fine_noise, octave_noise
 from loftr_ros.types import Array, Frame
 
 SIZE = (7.0, 6.0, 3.0)
 _TEXELS_PER_METRE = 140
 _NOISE_SIGMA = 1.5  # grey levels
 _BOXES = 9
+
+Painter: TypeAlias = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.uint8]]
 
 
 def room_camera(width: int = 640, height: int = 480) -> Camera:
@@ -56,36 +59,45 @@ class Room:
             yield Frame(round(i * 1e9 / rate_hz), image, depth if with_depth else None)
 
 
-def make_room(camera: Camera | None = None, seed: int = 0) -> Room:
-    """Four walls, floor, ceiling, and boxes along the walls."""
-    rng = np.random.default_rng(seed)
-    quads = _box(rng, np.zeros(3), np.array(SIZE), 0.0)
+def make_room(camera: Camera | None = None, seed: int = 0, detailed: bool = False) -> Room:
+    """Four walls, floor, ceiling, and boxes along the walls.
+
+    Args:
+        detailed: fine structure everywhere, for matchers that need corners; otherwise softer shapes and letters.
+    """
+    rng, paint = np.random.default_rng(seed), fine_noise if detailed else _shapes
+    quads = _box(rng, np.zeros(3), np.array(SIZE), 0.0, paint)
     for i in range(_BOXES):
-        quads += _furniture(rng, 2 * np.pi * i / _BOXES)
+        quads += _furniture(rng, 2 * np.pi * i / _BOXES, paint)
     return Room(tuple(quads), camera or room_camera(), seed)
 
 
-def _furniture(rng: np.random.Generator, bearing: float) -> list[Quad]:
+def _furniture(rng: np.random.Generator, bearing: float, paint: Painter) -> list[Quad]:
     """A box on the floor or on the wall, in the direction `bearing` from the centre."""
     place = np.array([np.cos(bearing) * SIZE[0] * 0.38, np.sin(bearing) * SIZE[1] * 0.38, 0.0])
     place[2] = rng.choice([0.0, 0.0, rng.uniform(0.6, 1.6)])
     sides = rng.uniform([0.4, 0.4, 0.4], [1.1, 0.9, 1.6])
-    return _box(rng, place, sides, float(rng.uniform(0, np.pi)))
+    return _box(rng, place, sides, float(rng.uniform(0, np.pi)), paint)
 
 
-def _box(rng: np.random.Generator, foot: Array, sides: Array, yaw: float) -> list[Quad]:
+def _box(rng: np.random.Generator, foot: Array, sides: Array, yaw: float, paint: Painter) -> list[Quad]:
     """Six faces of a box that stands on `foot` (the centre of its bottom), turned about the vertical."""
     c, s = np.cos(yaw), np.sin(yaw)
     x, y, z = np.array([c, s, 0.0]) * sides[0], np.array([-s, c, 0.0]) * sides[1], np.array([0.0, 0.0, sides[2]])
     low = foot - x / 2 - y / 2
     top = low + z
     faces = [(low, x, y), (top, x, y), (top, x, -z), (top + y, x, -z), (top, y, -z), (top + x, y, -z)]
-    return [Quad(origin, u, v, _texture(rng, u, v)) for origin, u, v in faces]
+    return [Quad(origin, u, v, paint(rng, _texels(u, v))) for origin, u, v in faces]
 
 
-def _texture(rng: np.random.Generator, u: Array, v: Array) -> NDArray[np.uint8]:
-    """Shapes and letters over stains, as many texels as the face is large."""
-    size = tuple(max(32, int(np.linalg.norm(edge) * _TEXELS_PER_METRE)) for edge in (v, u))
+def _texels(u: Array, v: Array) -> tuple[int, int]:
+    """Height and width of a face's texture: as many texels as the face is large."""
+    height, width = (max(32, int(np.linalg.norm(edge) * _TEXELS_PER_METRE)) for edge in (v, u))
+    return height, width
+
+
+def _shapes(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """[h, w] shapes and letters over stains."""
     tiles = clutter(rng, (min(size[0], 330), min(size[1], 330)))
     repeats = (-(-size[0] // tiles.shape[0]), -(-size[1] // tiles.shape[1]))
     # Mirrored and stained, so that no two places look alike.

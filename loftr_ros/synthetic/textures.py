@@ -95,6 +95,16 @@ def octave_noise(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.
     return cv2.normalize(total, None, 0, 1, cv2.NORM_MINMAX)
 
 
+def fine_noise(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """[h, w] structure at every scale down to two texels, so that corner detectors find many points anywhere."""
+    total = np.zeros(size, np.float32)
+    for cell in (2, 4, 8, 16, 32, 64):
+        grid = rng.standard_normal((size[0] // cell + 2, size[1] // cell + 2), dtype=np.float32)
+        total += cell**0.3 * cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC)
+    total = (total - total.mean()) / total.std()
+    return np.clip(125 + 45 * total, 0, 255).astype(np.uint8)
+
+
 def bricks(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
     """[h, w] in 0..1: rows of bricks or tiles, each of its own grey, with joints."""
     height, width = size

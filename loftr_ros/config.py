@@ -317,6 +317,15 @@ class InputConfig(Group):
     reliable: bool = setting(
         False, "Subscribe to images reliably and keep 300 of them: for recordings that must not drop frames."
     )
+    max_delay_s: float = setting(
+        0.15,
+        "Images whose turn comes this many seconds later after their stamp than that of the quickest of the last ones "
+        "are dropped and counted; 0: none. Not with reliable.",
+        key="max_delay",
+        minimum=0.0,
+        maximum=5.0,
+        read_only=False,
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from loftr_ros.odometry import VisualOdometry
 from loftr_ros.ros import conversions
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.inputs import Arrival, Inputs
+from loftr_ros.ros.lateness import Lateness
 from loftr_ros.ros.outputs import Outputs, Result
 from loftr_ros.types import Array, Estimate, Frame, Image
 from loftr_ros.viewer import matched_keyframe
@@ -50,6 +51,7 @@ class Tracker:
         repeated_at: when a frame was last skipped because its stamp was there before, on the monotonic clock.
         stopped: why it processes nothing until it starts anew; "" while it works.
         processed: number of frames.
+        late: number of frames that were dropped because they came too late.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Tracker:
         self.stopped = ""
         self.repeated_at = -np.inf
         self.processed = 0
+        self.late = 0
+        self._lateness = Lateness()
         self._odometry: VisualOdometry | None = None
         self._last: tuple[Array, Array | None] | None = None  # pose_world_camera and covariance to go on from
         self._last_stamp_ns = -1
@@ -97,7 +101,7 @@ class Tracker:
 
     def _work(self) -> None:
         while (arrival := self._inputs.frames.get()) is not None:
-            if self.stopped and self._start is None:
+            if (self.stopped and self._start is None) or self._is_late(arrival):
                 continue
             self.stopped = ""
             try:
@@ -111,6 +115,16 @@ class Tracker:
                     return
                 text = f"A frame failed: {type(error).__name__}: {brief(error)}."
                 self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
+
+    def _is_late(self, arrival: Arrival) -> bool:
+        """Whether it waited so long (for a starved process, say) that the next one is worth more; then it is counted."""
+        limit = self.config.input.max_delay_s
+        if self.config.input.reliable or limit == 0:
+            return False
+        if self._lateness.seconds(arrival.stamp_ns, self._node.get_clock().now().nanoseconds) <= limit:
+            return False
+        self.late += 1
+        return True
 
     def _when_ready(self, arrival: Arrival) -> Arrival | None:
         """Wait until calibration and extrinsics are there, with the newest frame, or with this one if none may be lost.
@@ -256,6 +270,7 @@ class Tracker:
                 "odometry_ms": f"{odometry_ms:.1f}",
                 "received_frames": str(self._inputs.received),
                 "dropped_frames": str(self._inputs.frames.dropped),
+                "late_frames": str(self.late),
             },
         )
         self.status_at = now

@@ -149,10 +149,10 @@ print("MATCHES", len(matches))
 
 def watched(code: str) -> tuple[list[list[str]], str]:
     """What a fresh interpreter does with the network, shells and pickles while it runs some code; and its output."""
+    command = [sys.executable, "-c", WATCHED.format(events=EVENTS, code=code)]
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED.format(events=EVENTS, code=code)], capture_output=True, text=True, timeout=120, check=False,
-        cwd=ROOT, env=cli.environment(),
-    )  # fmt: skip
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT, env=cli.environment()
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.split("HEARD ")[1]), done.stdout
 

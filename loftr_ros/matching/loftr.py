@@ -18,7 +18,7 @@ from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
-from loftr_ros.loftr.memory import keep_freed_memory
+from loftr_ros.loftr.memory import give_back_freed_memory, keep_freed_memory
 from loftr_ros.loftr.threads import leave_cores_to_torch
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
@@ -31,6 +31,7 @@ _LEAST_SIDE = 64  # pixels; smaller images are not tried
 # Below this the fine heat map says less about its error than the training data's own precision does.
 _LEAST_SIGMA_PX = 0.1
 _LEAST_MATCHES = 500  # however uncertain they are
+_TIDY_EVERY = 20  # frames
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class LoFTRMatcher:
         self._out_of_memory = out_of_memory
         self.mask = mask
         self._target_rate = target_rate
+        self._extracted = 0
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.network = load_network(name, weights, threshold)
@@ -132,6 +134,9 @@ class LoFTRMatcher:
         check_image(image)
         if self._target_rate:
             self._choose_side(image)
+        self._extracted += 1
+        if self.device.type == "cpu" and self._extracted % _TIDY_EVERY == 0:
+            give_back_freed_memory()
         while True:
             try:
                 return self._extract(image)

@@ -117,7 +117,7 @@ class Tracker:
                 self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
 
     def _is_late(self, arrival: Arrival) -> bool:
-        """Whether it waited so long (for a starved process, say) that the next one is worth more; then it is counted."""
+        """Whether it has waited so long (in a starved process, say) that the next one is worth more; it is counted."""
         limit = self.config.input.max_delay_s
         if self.config.input.reliable or limit == 0:
             return False
@@ -199,7 +199,7 @@ class Tracker:
                 odometry_ms=odometry_ms,
             )
         )
-        self._report(estimate, arrival.seconds, started, odometry_ms)
+        self._report(estimate, arrival, started, odometry_ms)
 
     def _estimate(self, odometry: VisualOdometry, frame: Frame) -> Estimate:
         """Of one frame; one without a pose where anything fails."""
@@ -257,15 +257,17 @@ class Tracker:
         self._last_stamp_ns = -1
         self._outputs.forget()
 
-    def _report(self, estimate: Estimate, arrived: float, started: float, odometry_ms: float) -> None:
+    def _report(self, estimate: Estimate, arrival: Arrival, started: float, odometry_ms: float) -> None:
         now = time.monotonic()
+        age = (self._node.get_clock().now().nanoseconds - estimate.stamp_ns) * 1e-6 - (now - started) * 1e3
         self.processed += 1
         self.status = conversions.status_message(
             estimate,
             self.config,
             self._status_name,
             {
-                "latency_ms": f"{(now - arrived) * 1e3:.1f}",
+                "age_ms": f"{age:.1f}",
+                "latency_ms": f"{(now - arrival.seconds) * 1e3:.1f}",
                 "processing_ms": f"{(now - started) * 1e3:.1f}",
                 "odometry_ms": f"{odometry_ms:.1f}",
                 "received_frames": str(self._inputs.received),

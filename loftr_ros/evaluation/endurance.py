@@ -150,7 +150,7 @@ def judge(record: Record, limits: Limits) -> list[Finding]:
 def _memory(record: Record, limits: Limits) -> Finding:
     """The level right after two windows against the one at the end, each the median over half a window."""
     half = record.window_s / 2
-    begin, end = (_between(record.usage, start, start + half) for start in (2 * record.window_s, record.seconds - half))
+    begin, end = (_near(record.usage, start, start + half) for start in (2 * record.window_s, record.seconds - half))
     if not begin or not end:
         raise InputError("The run was too short to judge the memory.")
     levels = {name: [_median([getattr(u, name) for u in part]) for part in (begin, end)] for name in MEMORY}
@@ -238,6 +238,15 @@ def _frames(record: Record) -> Finding:
 
 def _between(items: Sequence[Any], start: float, end: float) -> list[Any]:
     return [item for item in items if start <= item.seconds <= end]
+
+
+def _near(items: Sequence[Usage], start: float, end: float) -> list[Usage]:
+    """Those between two times, or the nearest one: a node that answers slowly holds up the measuring as well."""
+    inside, middle = _between(items, start, end), (start + end) / 2
+    if inside or not items:
+        return inside
+    nearest = min(items, key=lambda item: abs(item.seconds - middle))
+    return [nearest] if abs(nearest.seconds - middle) < 2 * (end - start) else []
 
 
 def _median(values: Sequence[float]) -> float:

@@ -179,7 +179,7 @@ BUSY = ["--overhead", "500", "--reply", "5000"]  # the machine may do other thin
 
 def test_a_short_soak(tmp_path):
     """Limits that the start of a node keeps: what it allocates once is no growth of a long run."""
-    small = ["--matcher", "sift", "--rate", "0", "--seconds", "10", "--loop", "90", "--width", "320", "--height", "240"]
+    small = ["--matcher", "sift", "--rate", "0", "--seconds", "15", "--loop", "90", "--width", "320", "--height", "240"]
     done = soak(tmp_path / "out", *small, "--growth", "100", "--rise", "20", *BUSY, "--everything", "-p", "window:=3")
     assert done.returncode == 0, done.stdout + done.stderr
     read = json.loads((tmp_path / "out" / "soak.json").read_text())

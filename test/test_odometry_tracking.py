@@ -9,7 +9,7 @@ from support import angle_deg, scene
 from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.se3 import make_pose, rotation_angle_deg, rotation_from_vector
 from loftr_ros.odometry.keyframe import NormalizedMatches
-from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, track
+from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, _best, track
 
 POSE = make_pose(rotation_from_vector(np.array([0.02, -0.05, 0.03])), np.array([0.4, -0.1, 0.2]))
 THRESHOLD = 0.002
@@ -96,3 +96,10 @@ def test_parallax_is_the_angle_that_the_translation_makes():
     to_camera = -POSE[:3, :3].T @ POSE[:3, 3]
     angles = [angle_deg(p, p - to_camera) for p in points]
     assert found.parallax_deg == pytest.approx(np.median(angles), rel=0.02)
+
+
+def test_the_candidate_that_most_points_agree_with_is_taken():
+    matches, mean, _, _ = seen(wrong=60)
+    far = make_pose(rotation_from_vector(np.array([0.0, 1.2, 0.0])), np.array([-3.0, 0.0, 1.0]))
+    for candidates in ([far, POSE], [POSE, far], [np.eye(4), POSE]):
+        assert _best(candidates, matches, mean, np.ones(200, bool), THRESHOLD) is POSE

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Put the copyright statement on top of each source file that lacks it."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Do the tests notice faults? Makes one small change at a time in a copy of the package, and runs tests on it.
 
     .venv/bin/python scripts/mutate.py [--count 120] [--seed 0] [--json FILE] [--files GLOB...]

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The slopes that the bundle adjustment works with are those of its cost, by finite differences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Pose of a frame against a keyframe with many, few or no depths: exact scenes with known answers."""
 
 from __future__ import annotations

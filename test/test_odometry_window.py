@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Which points of the window were matched wrongly; which motions are more than chance."""
 
 from __future__ import annotations

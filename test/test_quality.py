@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What the quality declaration claims, as far as it can be looked up."""
 
 from __future__ import annotations

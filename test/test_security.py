@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What SECURITY.md claims: no code from data, no shell, no network unless asked, no file outside its folder."""
 
 from __future__ import annotations

@@ -10,15 +10,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from loftr_ros.errors import ConfigError
+from loftr_ros.files import read_yaml
 
 MATCHERS = ("tiny", "outdoor", "indoor", "sift", "orb")
 SCALE_SOURCES = ("none", "depth", "odometry", "camera_height")
 TRAJECTORY_FORMATS = ("tum", "kitti")
+
+_MOST_LEVELS = 10  # of a ROS parameter file, above the parameters
+_MOST_SHOWN = 200
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlist, _REPR.maxtuple = 2, 100, 100, 8, 8
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,17 @@ def _coerced(value: Any, default: Any, name: str) -> Any:
         return _float(value)
     if isinstance(default, tuple):
         if not isinstance(value, (list, tuple)) or any(type(v) not in (int, float) for v in value):
-            raise ConfigError(f"{name} must be a list of numbers, not {value!r}.")
+            raise ConfigError(f"{name} must be a list of numbers, not {_shown(value)}.")
         return tuple(_float(v) for v in value)
     if type(value) is not type(default):
-        raise ConfigError(f"{name} must be of type {type(default).__name__}, not {value!r}.")
+        raise ConfigError(f"{name} must be of type {type(default).__name__}, not {_shown(value)}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    """The value for a message: YAML can hold one that would fill the memory as text, and one of many lines."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 def _float(value: float) -> float:
@@ -88,13 +101,13 @@ def _float(value: float) -> float:
 def _check(value: Any, limits: Limits, name: str) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
-        raise ConfigError(f"{name} must be finite, not {value!r}.")
+        raise ConfigError(f"{name} must be finite, not {_shown(value)}.")
     if limits.choices and value not in limits.choices:
-        raise ConfigError(f"{name} must be one of {', '.join(limits.choices)}, not {value!r}.")
+        raise ConfigError(f"{name} must be one of {', '.join(limits.choices)}, not {_shown(value)}.")
     if limits.minimum is not None and any(v < limits.minimum for v in numbers):
-        raise ConfigError(f"{name} must be at least {limits.minimum:g}, not {value!r}.")
+        raise ConfigError(f"{name} must be at least {limits.minimum:g}, not {_shown(value)}.")
     if limits.maximum is not None and any(v > limits.maximum for v in numbers):
-        raise ConfigError(f"{name} must be at most {limits.maximum:g}, not {value!r}.")
+        raise ConfigError(f"{name} must be at most {limits.maximum:g}, not {_shown(value)}.")
     if limits.lengths and len(value) not in limits.lengths:
         wanted = " or ".join(str(n) for n in limits.lengths)
         raise ConfigError(f"{name} must have {wanted} numbers, not {len(value)}.")
@@ -116,6 +129,11 @@ class MatcherConfig(Group):
         "Frames a second to reach: the first frame is timed, and max_side lowered until they are; 0: off.",
         minimum=0.0,
         maximum=1000.0,
+    )
+    out_of_memory: str = setting(
+        "adapt",
+        "What LoFTR does where the memory does not suffice: adapt (smaller images, then the CPU) or stop (an error).",
+        choices=("adapt", "stop"),
     )
     precision: str = setting(
         "float32",
@@ -225,6 +243,11 @@ class ScaleConfig(Group):
         minimum=0.0,
         maximum=1000.0,
     )
+    level_ground: bool = setting(
+        True,
+        "With scale: none, keep lengths from drifting by the constant height over the ground, where the camera is seen "
+        "to move along one, as on a vehicle.",
+    )
     max_depth_m: float = setting(
         10.0, "Depth images are used up to this many metres.", key="max_depth", minimum=0.1, maximum=1000.0
     )
@@ -261,6 +284,11 @@ class OutputConfig(Group):
     trajectory_file: str = setting(
         "trajectory.txt", "File in that folder that ~/save_trajectory writes.", read_only=False
     )
+    pose_log_file: str = setting(
+        "",
+        "File in trajectory_folder to which every pose is added as it is published, as TUM; empty: none. "
+        "It survives the node's death.",
+    )
     trajectory_format: str = setting(
         "tum", "What ~/save_trajectory writes.", choices=TRAJECTORY_FORMATS, read_only=False
     )
@@ -270,9 +298,15 @@ class OutputConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        file = Path(self.trajectory_file)
-        if file.is_absolute() or ".." in file.parts or not file.name:
-            raise ConfigError(f"trajectory_file must be a file inside trajectory_folder, not {self.trajectory_file!r}.")
+        for name in ("trajectory_file", "pose_log_file"):
+            value = getattr(self, name)
+            file = Path(value)
+            if name == "pose_log_file" and not value:
+                continue
+            if "\0" in value or file.is_absolute() or ".." in file.parts or not file.name:
+                raise ConfigError(f"{name} must be a file inside trajectory_folder, not {_shown(value)}.")
+        if self.pose_log_file and not self.trajectory_folder:
+            raise ConfigError("pose_log_file needs trajectory_folder, the folder that it lies in.")
 
 
 @dataclass(frozen=True)
@@ -283,6 +317,15 @@ class InputConfig(Group):
     camera_info_file: str = setting("", "Calibration file (camera_info YAML) instead of the camera_info topic.")
     reliable: bool = setting(
         False, "Subscribe to images reliably and keep 300 of them: for recordings that must not drop frames."
+    )
+    max_delay_s: float = setting(
+        0.15,
+        "Images whose turn comes this many seconds later after their stamp than that of the quickest of the last ones "
+        "are dropped and counted; 0: none. Not with reliable.",
+        key="max_delay",
+        minimum=0.0,
+        maximum=5.0,
+        read_only=False,
     )
 
 
@@ -346,15 +389,7 @@ def load_settings(path: str | Path) -> dict[str, Any]:
 
     Raises ConfigError where the file cannot be read.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    values = _ros_parameters(values)
+    values = _ros_parameters(read_yaml(path, "configuration file", ConfigError) or {})
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration file {path} must hold settings, one 'key: value' a line.")
     return {str(key): value for key, value in values.items() if key != "use_sim_time"}
@@ -368,7 +403,9 @@ def load_config(path: str | Path) -> Config:
 def _ros_parameters(values: Any) -> Any:
     """What stands under the one `ros__parameters` of a ROS parameter file; other files as they are."""
     inner = values
-    while isinstance(inner, dict) and len(inner) == 1 and isinstance(next(iter(inner.values())), dict):
+    for _ in range(_MOST_LEVELS):  # YAML may hold itself
+        if not (isinstance(inner, dict) and len(inner) == 1 and isinstance(next(iter(inner.values())), dict)):
+            break
         key, inner = next(iter(inner.items()))
         if key == "ros__parameters":
             return inner
@@ -377,5 +414,6 @@ def _ros_parameters(values: Any) -> Any:
 
 def unknown(key: str, known: list[str]) -> str:
     """A sentence about a key that does not exist, with the nearest one that does."""
+    key = key if len(key) <= _MOST_SHOWN else key[:_MOST_SHOWN] + "..."
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     return f"There is no setting '{key}'; did you mean '{near[0]}'?" if near else f"There is no setting '{key}'."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loftr_ros.config import Limits, default_of, limits_of, settings
+from loftr_ros.files import write_bytes_atomically
 
 BEGIN, END = "<!-- parameters: begin -->", "<!-- parameters: end -->"
 
@@ -53,7 +54,7 @@ def with_table(text: str) -> str:
 
 def main() -> int:
     readme = Path(__file__).parent.parent / "README.md"
-    readme.write_text(with_table(readme.read_text()))
+    write_bytes_atomically(readme, with_table(readme.read_text()).encode())
     return 0
 
 

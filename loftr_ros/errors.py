@@ -2,6 +2,16 @@
 """The errors that a user can cause. Commands print their message, one clear sentence, and exit with code 2."""
 
 
+_MOST_TEXT = 300
+
+
+def brief(error: BaseException) -> str:
+    """What another library's error says, for a sentence: its first line, not too long, without a full stop."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].rstrip(".: ")
+    return line if len(line) <= _MOST_TEXT else line[:_MOST_TEXT] + "..."
+
+
 class LoftrRosError(Exception):
     """Base of all errors whose message is meant for the user."""
 
@@ -16,6 +26,14 @@ class InputError(LoftrRosError):
 
 class WeightsError(LoftrRosError):
     """A file of network weights is missing, damaged, or made for another network."""
+
+
+class MatcherError(LoftrRosError):
+    """A matcher failed with a frame: it raised something, or returned what are no matches."""
+
+
+class ExhaustedError(MatcherError):
+    """A matcher ran out of memory, and may not go on with less."""
 
 
 class GeometryError(LoftrRosError):

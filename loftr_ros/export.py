@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loftr_ros import cli
-from loftr_ros.errors import ExportError
+from loftr_ros.errors import ExportError, LoftrRosError
+from loftr_ros.files import make_folder, write_bytes_atomically
 from loftr_ros.loftr import CONFIGS, ImageFeatures, LoFTR, load_network
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
@@ -94,11 +95,11 @@ def export(network: LoFTR, folder: Path, size: tuple[int, int] | None) -> None:
     match_names = ([f"{name}{k}" for k in (0, 1) for name in names], _MATCH_NAMES)
     shapes = _dynamic_shapes(len(names)) if size is None else (None, None)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _write(Extract(network), (torch.from_numpy(images[0]),), folder / "extract.onnx", (["image"], names), shapes[0])
         _write(Match(network), (*features[0], *features[1]), folder / "match.onnx", match_names, shapes[1])
-    except OSError as error:
-        raise ExportError(f"{folder} cannot be written: {error.strerror}.") from None
+    except LoftrRosError:
+        raise
     except Exception as error:  # exporters fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"torch {torch.__version__} cannot export this network: {reason}.") from None
@@ -121,7 +122,7 @@ def _write(
             module.eval(), arguments, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=shapes
         )
         assert program is not None
-        program.save(str(path))
+        write_bytes_atomically(path, program.model_proto.SerializeToString())
 
 
 @contextmanager

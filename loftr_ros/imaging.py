@@ -47,14 +47,18 @@ _LAYOUT: dict[str, tuple[str, int]] = {
     "32FC1": ("f4", 1),
 }
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 1 << 26  # 8192 x 8192; more is taken for a lie, which would fill the memory
+_MOST_PIXELS_PER_BYTE = 8 * 1032  # of a PNG with one bit a pixel: deflate makes at most 1032 bytes of one
+_HEADER_BYTES = 1 << 17  # in which a JPEG says its size, behind a preview
+
 
 def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_endian: bool = False) -> NDArray[Any]:
     """The pixels of a sensor_msgs/Image as an array [H, W] or [H, W, C]. Raises InputError where they disagree."""
     if encoding not in _LAYOUT:
-        raise InputError(f"The image encoding '{encoding}' is not supported.")
+        raise InputError(f"The image encoding '{encoding[:40]}' is not supported.")
     kind, channels = _LAYOUT[encoding]
-    if height <= 0 or width <= 0:
-        raise InputError(f"The image has {width}x{height} pixels.")
+    _check_size(width, height)
     dtype = np.dtype((">" if big_endian else "<") + kind)
     row = width * channels * dtype.itemsize
     buffer = np.frombuffer(data, np.uint8)
@@ -70,7 +74,7 @@ def unpack(encoding: str, height: int, width: int, step: int, data: Any, big_end
 def to_grey(pixels: NDArray[Any], encoding: str) -> Image:
     """[H, W] uint8 from pixels [H, W] or [H, W, C] of a sensor_msgs encoding. Raises InputError."""
     if encoding not in _TO_GREY:
-        raise InputError(f"The image encoding '{encoding}' is not supported.")
+        raise InputError(f"The image encoding '{encoding[:40]}' is not supported.")
     _, channels = _LAYOUT[encoding]
     if pixels.size == 0 or (1 if pixels.ndim == 2 else pixels.shape[2]) != channels:
         raise InputError(f"An image of shape {list(pixels.shape)} cannot be '{encoding}'.")
@@ -87,18 +91,85 @@ def stretched(image: NDArray[np.uint16]) -> Image:
 
 def decode(data: Any) -> Image:
     """Grey image from JPEG or PNG bytes. Raises InputError."""
+    image = _decoded(data, cv2.IMREAD_GRAYSCALE)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def decode_as_stored(data: Any) -> NDArray[Any]:
+    """[H, W] or [H, W, C] from JPEG, PNG or the like, with the depth of its numbers. Raises InputError."""
+    return _decoded(data, cv2.IMREAD_UNCHANGED)
+
+
+def decode_colour(data: Any) -> Image:
+    """[H, W, 3] bgr from JPEG, PNG or the like. Raises InputError."""
+    return np.asarray(_decoded(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+
+
+def _decoded(data: Any, mode: int) -> NDArray[Any]:
     buffer = np.frombuffer(data, np.uint8)
+    size = _stored_size(bytes(buffer[:_HEADER_BYTES]))
+    if size is not None:  # before any memory and time is taken for them
+        _check_size(*size)
+        if size[0] * size[1] > _MOST_PIXELS_PER_BYTE * len(buffer):
+            raise InputError(f"{len(buffer)} bytes of a compressed image cannot hold {size[0]}x{size[1]} pixels.")
+    if _is_cut_off(buffer):
+        raise InputError(f"{len(buffer)} bytes of a PNG image are cut off, or damaged.")
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_GRAYSCALE) if len(buffer) else None
+        image = cv2.imdecode(buffer, mode) if len(buffer) else None
     except cv2.error:  # a size beyond OpenCV's limits
         image = None
     if image is None:
         raise InputError(f"{len(buffer)} bytes of a compressed image cannot be decoded.")
+    _check_size(image.shape[1], image.shape[0])
     return image
 
 
+def _check_size(width: int, height: int) -> None:
+    """Raises InputError for an image without pixels, or with more than any camera has."""
+    if height <= 0 or width <= 0 or width * height > MOST_PIXELS:
+        raise InputError(f"The image has {width}x{height} pixels.")
+
+
+def _is_cut_off(buffer: NDArray[np.uint8]) -> bool:
+    """Whether a PNG does not consist of whole chunks up to its end.
+
+    OpenCV takes memory for a chunk of any length, 2 GB too, before it looks whether there is as much.
+    """
+    if bytes(buffer[:8]) != _PNG:
+        return False
+    at = 8
+    while at + 12 <= len(buffer):
+        length, name = int.from_bytes(bytes(buffer[at : at + 4]), "big"), bytes(buffer[at + 4 : at + 8])
+        at += 12 + length
+        if name == b"IEND":
+            return at > len(buffer)
+    return True
+
+
+def _stored_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) that a PNG or JPEG announces; None where that is not to be found."""
+    if head.startswith(_PNG) and len(head) >= 24:
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    at = 2 if head.startswith(b"\xff\xd8") else len(head)
+    while at + 9 <= len(head):
+        if head[at] != 0xFF:
+            at += 1
+        elif 0xC0 <= head[at + 1] <= 0xCF and head[at + 1] not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(head[at + 7 : at + 9], "big"), int.from_bytes(head[at + 5 : at + 7], "big")
+        elif head[at + 1] in (0x01, 0xFF, *range(0xD0, 0xDA)):  # without a length
+            at += 1 if head[at + 1] == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None
+
+
 def depth_in_metres(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Depth images after REP-118: uint16 millimetres or float32 metres, to float32 metres; 0 where unknown."""
+    """Depth images after REP-118: uint16 millimetres or float32 metres, to float32 metres; 0 where unknown.
+
+    Raises InputError for other numbers, and for colours.
+    """
+    if pixels.ndim != 2:
+        raise InputError(f"A depth image must be 16UC1 or 32FC1, not of {pixels.shape[2]} channels.")
     if pixels.dtype == np.uint16:
         return pixels.astype(np.float32) * np.float32(0.001)
     if pixels.dtype == np.float32:

@@ -3,10 +3,12 @@
 """Errors of several odometries on the same sequences in one run, as the table of the README.
 
     .venv/bin/python scripts/odometry_table.py SEQUENCE... [--matchers tiny sift orb] [--json FILE]
+        [--orbslam3 PYTHON --vocabulary FILE]
 
 Each matcher runs in this package's odometry, and once more in the textbook's two-view chaining: each frame is matched
 with the one before, the essential matrix gives rotation and direction, and the length of every step is taken from the
-ground truth, because two views do not have one.
+ground truth, because two views do not have one. With --orbslam3, a Python that has orbslam3-python, ORB-SLAM3 runs on
+the same images (scripts/orbslam3_peer.py; scripts/orb_vocabulary.py makes its vocabulary).
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +33,14 @@ from loftr_ros.evaluation.metrics import evaluate
 from loftr_ros.evaluation.replay import replay
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
 from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.se3 import inverse
 from loftr_ros.geometry.two_view import estimate_pose
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 
 _THRESHOLD_PX = 0.7
+_CHAINING = "two-view chaining"
 COLUMNS = ("sequence", "odometry", "poses", "ATE", "scale drift", "rotation RPE", "translation RPE", "ms a frame")
 
 
@@ -70,6 +77,22 @@ def track(recording: Recording, matcher_name: str) -> tuple[Trajectory, float]:
     return run.trajectory, float(np.median(run.milliseconds))
 
 
+def orbslam3(sequence: str, python: str, vocabulary: str) -> tuple[Trajectory, float]:
+    """ORB-SLAM3's final trajectory (after all its later corrections) and the median milliseconds of a frame.
+
+    Raises InputError where it does not run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trajectory.txt"
+        script = Path(__file__).parent / "orbslam3_peer.py"
+        done = subprocess.run([python, script, sequence, vocabulary, file], capture_output=True, text=True)
+        if done.returncode or not file.exists():
+            raise InputError(f"ORB-SLAM3 did not run: {(done.stderr.strip() or 'it ended early').splitlines()[-1]}")
+        found = file_interface.read_tum_trajectory_file(str(file))
+        milliseconds = float(file.read_text().split()[1])
+    return Trajectory([round(1e9 * stamp) for stamp in found.timestamps], list(found.poses_se3)), milliseconds
+
+
 def scale_drift(trajectory: Trajectory, truth: Trajectory) -> float:
     """Estimated over true length of the way in the last tenth of the steps, over the same in the first tenth."""
     times = np.array(truth.stamps_ns)
@@ -82,30 +105,33 @@ def scale_drift(trajectory: Trajectory, truth: Trajectory) -> float:
     )
 
 
-def rows(sequence: str, matchers: list[str]) -> list[dict[str, object]]:
-    """Raises InputError for a sequence without ground truth."""
+def rows(sequence: str, matchers: list[str], peer: tuple[str, str] | None) -> list[dict[str, object]]:
+    """`peer`: Python and vocabulary of ORB-SLAM3, or None. Raises InputError for a sequence without ground truth."""
     recording = open_recording(sequence, Options())
     if recording.groundtruth is None:
         raise InputError(f"{sequence} has no ground truth (groundtruth_tum.txt).")
     truth = file_interface.read_tum_trajectory_file(str(recording.groundtruth))
     truth = Trajectory([round(1e9 * stamp) for stamp in truth.timestamps], truth.poses_se3)
+    methods = [(f"{matcher}, this odometry", partial(track, recording, matcher)) for matcher in matchers]
+    methods += [(f"{matcher}, {_CHAINING}", partial(chain, recording, matcher, truth)) for matcher in matchers]
+    if peer is not None:
+        methods.append(("ORB-SLAM3", partial(orbslam3, sequence, *peer)))
     found = []
-    for label, method in (("this odometry", track), ("two-view chaining", lambda r, m: chain(r, m, truth))):
-        for matcher in matchers:
-            trajectory, ms = method(recording, matcher)
-            errors, _ = evaluate(trajectory, recording.groundtruth)
-            values = (
-                Path(sequence).name,
-                f"{matcher}, {label}",
-                len(trajectory.poses),
-                f"{errors.ate_sim3_rmse_m:.3f} m",
-                f"{scale_drift(trajectory, truth):.3f}" if method is track else "(true lengths)",
-                f"{errors.rpe_rotation_rmse_deg:.3f} deg",
-                f"{errors.rpe_translation_rmse_m:.4f} m",
-                round(ms),
-            )
-            found.append(dict(zip(COLUMNS, values)))
-            print("| " + " | ".join(str(value) for value in values) + " |", flush=True)
+    for label, method in methods:
+        trajectory, ms = method()
+        errors, _ = evaluate(trajectory, recording.groundtruth)
+        values = (
+            Path(sequence).name,
+            label,
+            len(trajectory.poses),
+            f"{errors.ate_sim3_rmse_m:.3f} m",
+            "(true lengths)" if _CHAINING in label else f"{scale_drift(trajectory, truth):.3f}",
+            f"{errors.rpe_rotation_rmse_deg:.3f} deg",
+            f"{errors.rpe_translation_rmse_m:.4f} m",
+            round(ms),
+        )
+        found.append(dict(zip(COLUMNS, values)))
+        print("| " + " | ".join(str(value) for value in values) + " |", flush=True)
     return found
 
 
@@ -114,11 +140,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("sequences", nargs="+", metavar="SEQUENCE", help="sequence folder with ground truth")
     parser.add_argument("--matchers", nargs="+", choices=MATCHERS, default=["tiny", "sift", "orb"])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
+    parser.add_argument("--orbslam3", metavar="PYTHON", help="Python that has orbslam3-python")
+    parser.add_argument("--vocabulary", metavar="FILE", help="vocabulary of ORB-SLAM3")
     options = parser.parse_args(arguments)
+    if (options.orbslam3 is None) != (options.vocabulary is None):
+        parser.error("--orbslam3 and --vocabulary go together")
+    peer = None if options.orbslam3 is None else (options.orbslam3, options.vocabulary)
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
-    table = [row for sequence in options.sequences for row in rows(sequence, options.matchers)]
+    table = [row for sequence in options.sequences for row in rows(sequence, options.matchers, peer)]
     if options.json is not None:
-        options.json.write_text(json.dumps(table, indent=2) + "\n")
+        write_atomically(options.json, [json.dumps(table, indent=2)])
     return 0
 
 

@@ -81,4 +81,4 @@ def test_sizes_that_cannot_be_are_refused(tmp_path, size, capsys):
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.run(export.main, [str(tmp_path / "file"), "--size", "64x64"]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be made" in capsys.readouterr().err

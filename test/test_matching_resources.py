@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from support import is_one_sentence, lively, texture
 
-from loftr_ros.errors import ConfigError
+from loftr_ros.errors import ConfigError, ExhaustedError
 from loftr_ros.loftr import compiled
 from loftr_ros.matching import load_matcher
 from loftr_ros.matching.loftr import LoFTRMatcher
@@ -55,8 +56,71 @@ def test_out_of_memory_halves_the_images(weights, caplog):
 def test_out_of_memory_for_the_smallest_image_is_an_error(weights):
     matcher = tiny(weights)
     matcher.network.extract = fail_above(0, matcher.network.extract)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(ExhaustedError) as caught:
         matcher.extract(texture(96, 128, 31))
+    assert is_one_sentence(str(caught.value)) and "on the CPU" in str(caught.value)
+
+
+def on_a_small_gpu(matcher: LoFTRMatcher) -> LoFTRMatcher:
+    """The matcher as if it ran on a GPU without any memory left."""
+    matcher.device = torch.device("cuda")
+    extract = matcher._extract
+
+    def without_memory(image):
+        if matcher.device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return extract(image)
+
+    matcher._extract = without_memory
+    return matcher
+
+
+def test_out_of_memory_on_the_gpu_goes_on_on_the_cpu_with_whole_images(weights, caplog):
+    image = texture(240, 320, 38)
+    wanted = tiny(weights).match(image, image)
+    matcher = on_a_small_gpu(tiny(weights))
+    found = matcher.match(image, image)
+    assert matcher.device.type == "cpu" and matcher.max_side == 640 and len(wanted) > 100
+    np.testing.assert_array_equal(found.points1, wanted.points1)
+    sizes = [record.args[0] for record in caplog.records if record.args]
+    assert sizes == [160, 80] and caplog.records[-1].getMessage().endswith("it runs on the CPU from now on.")
+
+
+def test_out_of_memory_while_matching_in_pieces_leaves_the_gpu(weights):
+    matcher, image = tiny(weights), texture(96, 128, 39)
+    features, wanted = matcher.extract(image), matcher.match(image, image)
+    matcher.device = torch.device("cuda")
+    matcher._brought_here = lambda given: given  # there is no GPU to bring anything to
+    plain = matcher._match
+
+    def without_memory(*given):
+        if matcher.device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(*given)
+
+    matcher._match = without_memory
+    found = matcher.match_features(features, features)
+    assert matcher.network.in_pieces and matcher.device.type == "cpu"
+    np.testing.assert_array_equal(found.index0, wanted.index0)
+
+
+def test_features_from_the_gpu_are_brought_to_the_cpu(weights):
+    matcher = tiny(weights)
+    features = matcher.extract(texture(96, 128, 40))
+    assert matcher._brought_here(features) is features
+    elsewhere = replace(features, network=features.network.to(torch.device("meta")))
+    assert elsewhere.network.tokens.device.type == "meta" and elsewhere.network.grid == features.network.grid
+    moved = []
+    object.__setattr__(elsewhere.network, "to", lambda device: moved.append(device) or features.network)
+    assert matcher._brought_here(elsewhere).network is features.network and moved == [torch.device("cpu")]
+
+
+def test_out_of_memory_may_be_told_to_stop(weights):
+    matcher = on_a_small_gpu(tiny(weights, out_of_memory="stop"))
+    with pytest.raises(ExhaustedError) as caught:
+        matcher.extract(texture(96, 128, 41))
+    assert is_one_sentence(str(caught.value)) and "out_of_memory" in str(caught.value)
+    assert matcher.max_side == 640 and matcher.device.type == "cuda"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(weights):

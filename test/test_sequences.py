@@ -22,10 +22,10 @@ from loftr_ros.evaluation.trajectory import (
     read_times,
     seconds,
     tum_line,
-    write_atomically,
     write_kitti,
     write_tum,
 )
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.se3 import make_pose, pose_from_xyz_quat, rotation_from_vector
 
 IMAGES = [texture(240, 320, seed) for seed in range(4)]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -34,14 +35,14 @@ def record(seconds=600.0, growth=0.0, rise=0.0, states=()) -> Record:
 
     states: by number of the answer, other ones than OK.
     """
-    made = Record(seconds, sent=round(10 * seconds))
+    made = Record(seconds, sent=round(10 * seconds), replies_ms=[3.0, 12.0])
     for second in range(round(seconds)):
         extra = growth * second / seconds
         made.usage.append(Usage(second, 200 + extra, 150 + extra, 120 + extra, 20, 18, 0.5 * second))
     for i in range(round(10 * seconds)):
         state = dict(states).get(i, MotionState.OK)
         latency = (50.0 if i % 50 == 0 else 20.0) * (1 + rise * i / (10 * seconds))
-        made.answers.append(Answer(i / 10, state, "a reason", i % 50 == 0, latency, latency + 1, i + 1, 0))
+        made.answers.append(Answer(i / 10, state, "a reason", i % 50 == 0, latency, latency + 1, i + 1, 0, 15.0, 2.0))
     return made
 
 
@@ -53,6 +54,9 @@ PASSED = {
     "memory": True,
     "latency": True,
     "latency seen by the client": True,
+    "age of the processed frames": True,
+    "conversion and publishing": True,
+    "services and parameters": True,
     "states other than OK": True,
     "frames": True,
 }
@@ -72,6 +76,33 @@ def test_memory_may_grow_by_5_mb_after_minute_2(growth, ok):
 def test_latency_may_rise_by_a_fifth_from_minute_2_to_minute_10(rise, ok):
     """Of a rise over the run, 80 % lie between these minutes."""
     assert verdict(record(rise=rise)) == {**PASSED, "latency": ok, "latency seen by the client": ok}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("age of the processed frames", {"age_ms": 201.0}),
+        ("conversion and publishing", {"overhead_ms": 4.1}),
+    ],
+)
+def test_one_old_frame_or_a_slow_node_is_told(name, change):
+    made = record()
+    slow = range(len(made.answers)) if "overhead_ms" in change else [70]
+    for i in slow:
+        made.answers[i] = dataclasses.replace(made.answers[i], **change)
+    assert verdict(made) == {**PASSED, name: False}
+
+
+def test_slow_replies_are_told():
+    made = record()
+    made.replies_ms.append(50.1)
+    assert verdict(made) == {**PASSED, "services and parameters": False}
+
+
+def test_ages_mean_nothing_where_stamps_are_not_times():
+    made = record()
+    made.is_live = False
+    assert "age of the processed frames" not in verdict(made)
 
 
 def test_limits_are_those_that_are_given():
@@ -144,10 +175,13 @@ def soak(output, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=cli.environment())
 
 
+BUSY = ["--overhead", "500", "--reply", "5000"]  # the machine may do other things as well
+
+
 def test_a_short_soak(tmp_path):
     """Limits that the start of a node keeps: what it allocates once is no growth of a long run."""
-    small = ["--matcher", "sift", "--rate", "0", "--seconds", "10", "--loop", "90", "--width", "320", "--height", "240"]
-    done = soak(tmp_path / "out", *small, "--growth", "100", "--rise", "20", "--everything", "-p", "window:=3")
+    small = ["--matcher", "sift", "--rate", "0", "--seconds", "15", "--loop", "90", "--width", "320", "--height", "240"]
+    done = soak(tmp_path / "out", *small, "--growth", "100", "--rise", "20", *BUSY, "--everything", "-p", "window:=3")
     assert done.returncode == 0, done.stdout + done.stderr
     read = json.loads((tmp_path / "out" / "soak.json").read_text())
     assert read["passed"] is True
@@ -157,6 +191,8 @@ def test_a_short_soak(tmp_path):
     assert all(50 < rss < 1000 for rss in read["usage"]["rss_mb"]) and len(read["usage"]["rss_mb"]) >= 5
     assert (tmp_path / "out" / "soak.png").stat().st_size > 10_000
     assert "Waiting for images on /soak/image" in (tmp_path / "out" / "node.log").read_text()
+    assert len(read["replies_ms"]) >= 4 and all(0 < ms < 5000 for ms in read["replies_ms"])
+    assert all(0 < overhead < 500 for overhead in read["answers"]["overhead_ms"])
     assert "ok   states other than OK: none" in done.stdout
 
 

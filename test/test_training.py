@@ -3,11 +3,13 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 
+from loftr_ros import cli
 from loftr_ros.errors import InputError
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.coarse_matching import log_assignment, similarity
@@ -167,14 +169,13 @@ def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
     trainer.save_checkpoint(path)
     before = path.read_bytes()
 
-    def broken(content, target):
-        target.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def broken(*_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(InputError, match="checkpoint.pt cannot be written: No space left on device"):
         trainer.save_checkpoint(path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_training_leaves_weights_log_curve_and_recipe(tmp_path):
@@ -210,7 +211,7 @@ def test_a_whole_training_runs_its_stages_and_resumes(tmp_path, monkeypatch):
 
 
 def test_there_is_nothing_to_resume(tmp_path, capsys):
-    assert command.main(["--output", str(tmp_path), "--stage", "jitter", "--resume"]) == 2
+    assert cli.run(command.main, ["--output", str(tmp_path), "--stage", "jitter", "--resume"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
 
 

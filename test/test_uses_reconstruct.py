@@ -43,7 +43,7 @@ def sequence(tmp_path_factory):
 @pytest.fixture(scope="module")
 def views(sequence):
     odometry = VisualOdometry(load_matcher("tiny"), CAMERA)
-    return reconstruct.gather(open_recording(sequence), odometry, quiet=True)
+    return reconstruct.gather(open_recording(sequence), odometry, quiet=True)[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
 from loftr_ros.evaluation.sequences import Options
 from loftr_ros.geometry.camera import Camera, camera_from_info, load_camera
 from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
@@ -47,7 +47,7 @@ class BagRecording:
         except InputError:
             raise
         except Exception as error:  # the readers raise many kinds for damaged bags
-            raise InputError(f"The bag {path} cannot be read: {_first_line(error)}.") from None
+            raise InputError(f"The bag {path} cannot be read: {brief(error)}.") from None
 
     def _reader(self) -> AnyReader:
         return AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
@@ -124,7 +124,7 @@ class BagRecording:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"The bag {self.path} breaks off: {_first_line(error)}.") from None
+            raise InputError(f"The bag {self.path} breaks off: {brief(error)}.") from None
 
     def _is_answered(self, frame: Frame, depths: deque[tuple[int, Any]]) -> bool:
         return not self._depth_topic or any(stamp >= frame.stamp_ns for stamp, _ in depths)
@@ -164,7 +164,3 @@ def _first_message(reader: AnyReader, topic: str) -> Any:
     for connection, _, raw in reader.messages(connections):
         return reader.deserialize(raw, connection.msgtype)
     raise InputError(f"The topic {topic} of the bag is empty.")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

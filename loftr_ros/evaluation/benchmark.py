@@ -32,7 +32,7 @@ from loftr_ros.evaluation.odometry_times import Messages, OdometryTimes, instrum
 from loftr_ros.evaluation.random_network import random_network
 from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.stopwatch import Times
-from loftr_ros.evaluation.trajectory import write_atomically
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.matching.loftr import LoFTRMatcher, choose_device
@@ -346,9 +346,9 @@ def main(arguments: Sequence[str], messages: Messages | None = None) -> int:
         }
     )
     report = benchmark(options, config.matcher, messages)
+    print(tables(report))
     if options.json:
         write_atomically(options.json, [json.dumps(dataclasses.asdict(report), indent=2)])
-    print(tables(report))
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import write_bytes_atomically
+from loftr_ros.files import write_bytes_atomically
 from loftr_ros.types import Array, MotionState
 
 _SHOWN = 5
@@ -50,7 +50,9 @@ class Answer:
         seconds: since the run began.
         latency_ms: from the image's arrival in the node to the end of its processing.
         client_ms: from sending the image to hearing its status.
-        received, dropped: images so far, as the node counts them.
+        received, dropped: images so far, as the node counts them; dropped for newer ones, or because they came late.
+        age_ms: from the image's stamp to when its turn came.
+        overhead_ms: that the node took for it beside the odometry: conversion, publishing.
     """
 
     seconds: float
@@ -61,23 +63,46 @@ class Answer:
     client_ms: float
     received: int
     dropped: int
+    age_ms: float = 0.0
+    overhead_ms: float = 0.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """growth_mb: most growth of memory; rise: most growth of the 99th percentile of the latency, as a share of it."""
+    """What a run may show at most.
+
+    Attributes:
+        growth_mb: growth of memory.
+        rise: growth of the 99th percentile of the latency, as a share of it.
+        age_ms: largest age of a frame when it is processed.
+        overhead_ms: median of the node's time for a frame beside the odometry.
+        reply_ms: longest time until a service or a question for a parameter is answered.
+    """
 
     growth_mb: float = 5.0
     rise: float = 0.2
+    age_ms: float = 200.0
+    overhead_ms: float = 4.0
+    reply_ms: float = 50.0
 
 
 @dataclass
 class Record:
-    """A run of `seconds`: `usage` of the node about once a second, its `answers`, and the number of frames `sent`."""
+    """A run of `seconds`.
+
+    Attributes:
+        is_live: the stamps are the times at which the frames were sent.
+        usage: of the node, about once a second.
+        answers: of the node.
+        replies_ms: until services and questions for parameters were answered.
+        sent: number of frames.
+    """
 
     seconds: float
+    is_live: bool = True
     usage: list[Usage] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    replies_ms: list[float] = field(default_factory=list)
     sent: int = 0
 
     @property
@@ -119,13 +144,14 @@ def usage_of(pid: int, seconds: float) -> Usage:
 
 def judge(record: Record, limits: Limits) -> list[Finding]:
     """Raises InputError for a run too short, or too poor in answers, to be judged."""
-    return [_memory(record, limits), *_latencies(record, limits), _states(record), _frames(record)]
+    found = [_memory(record, limits), *_latencies(record, limits), *_ages(record, limits), _overhead(record, limits)]
+    return [*found, *_replies(record, limits), _states(record), _frames(record)]
 
 
 def _memory(record: Record, limits: Limits) -> Finding:
     """The level right after two windows against the one at the end, each the median over half a window."""
     half = record.window_s / 2
-    begin, end = (_between(record.usage, start, start + half) for start in (2 * record.window_s, record.seconds - half))
+    begin, end = (_near(record.usage, start, start + half) for start in (2 * record.window_s, record.seconds - half))
     if not begin or not end:
         raise InputError("The run was too short to judge the memory.")
     levels = {name: [_median([getattr(u, name) for u in part]) for part in (begin, end)] for name in MEMORY}
@@ -159,6 +185,31 @@ def _latencies(record: Record, limits: Limits) -> list[Finding]:
     return found
 
 
+def _ages(record: Record, limits: Limits) -> list[Finding]:
+    if not record.is_live:
+        return []
+    ages = [a.age_ms for a in record.answers]
+    text = f"{_spread(ages)}; at most {limits.age_ms:g} ms"
+    return [Finding("age of the processed frames", text, max(ages) <= limits.age_ms)]
+
+
+def _overhead(record: Record, limits: Limits) -> Finding:
+    spent = [a.overhead_ms for a in record.answers]
+    text = f"{_spread(spent)}; at most {limits.overhead_ms:g} ms in the median"
+    return Finding("conversion and publishing", text, _median(spent) <= limits.overhead_ms)
+
+
+def _replies(record: Record, limits: Limits) -> list[Finding]:
+    if not record.replies_ms:
+        return []
+    text = f"{len(record.replies_ms)} calls, {_spread(record.replies_ms)}; at most {limits.reply_ms:g} ms"
+    return [Finding("services and parameters", text, max(record.replies_ms) <= limits.reply_ms)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"median {_median(values):.1f}, 99th percentile {_p99(values):.1f}, largest {max(values):.1f} ms"
+
+
 def _states(record: Record) -> Finding:
     other = not_ok(record.answers)
     counts = Counter(a.state.value for a in other)
@@ -188,6 +239,15 @@ def _frames(record: Record) -> Finding:
 
 def _between(items: Sequence[Any], start: float, end: float) -> list[Any]:
     return [item for item in items if start <= item.seconds <= end]
+
+
+def _near(items: Sequence[Usage], start: float, end: float) -> list[Usage]:
+    """Those between two times, or the nearest one: a node that answers slowly holds up the measuring as well."""
+    inside, middle = _between(items, start, end), (start + end) / 2
+    if inside or not items:
+        return inside
+    nearest = min(items, key=lambda item: abs(item.seconds - middle))
+    return [nearest] if abs(nearest.seconds - middle) < 2 * (end - start) else []
 
 
 def _median(values: Sequence[float]) -> float:
@@ -229,6 +289,7 @@ def contents(record: Record, findings: Sequence[Finding], about: dict[str, Any])
         "findings": [dataclasses.asdict(f) for f in findings],
         "table": table(record),
         "sent": record.sent,
+        "replies_ms": record.replies_ms,
         "usage": _columns(record.usage),
         "answers": _columns(record.answers),
     }

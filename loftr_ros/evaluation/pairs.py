@@ -29,7 +29,8 @@ from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation import disturbance
 from loftr_ros.evaluation.peers import PEERS, load_peer
 from loftr_ros.evaluation.sequences import open_recording
-from loftr_ros.evaluation.trajectory import write_atomically
+from loftr_ros.evaluation.trajectory import read_table
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg
 from loftr_ros.geometry.two_view import angles, estimate_pose
@@ -116,11 +117,11 @@ def _shrunk(image: Image, max_side: int) -> Image:
 
 def poses_at(stamps_ns: Sequence[int], groundtruth: Path) -> list[Array]:
     """The pose of a TUM file at each stamp. Raises InputError where one is missing."""
+    table = read_table(groundtruth, "ground truth")
     try:
-        table = np.loadtxt(groundtruth, ndmin=2)
         poses = [pose_from_xyz_quat(row[1:8]) for row in table]
-    except (OSError, ValueError, IndexError, GeometryError) as error:
-        raise InputError(f"The ground truth {groundtruth} cannot be read: {error}.") from None
+    except GeometryError as error:
+        raise InputError(f"The ground truth {groundtruth} cannot be read: {error}") from None
     found = []
     for stamp in stamps_ns:
         nearest = int(np.argmin(np.abs(table[:, 0] - stamp * 1e-9)))
@@ -267,6 +268,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.every < 1:
         raise InputError(f"--every must be at least 1, not {options.every}.")
+    if not 0 <= options.max_side <= 8192:
+        raise InputError(f"--max-side must be 0 to 8192, not {options.max_side}.")
     if not 0 <= options.roll <= 180:
         raise InputError(f"--roll must be between 0 and 180 degrees, not {options.roll:g}.")
     matchers = [_matcher(name, options.weights, options.device) for name in options.matchers.split(",")]
@@ -274,9 +277,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.dark:
         sequences = [dataclasses.replace(item, images=disturbance.darkened(item.images)) for item in sequences]
     summaries = benchmark(sequences, matchers, options.gaps, options.every, not options.quiet, options.roll)
+    print(table(summaries))
     if options.json:
         write_atomically(options.json, [json.dumps([dataclasses.asdict(s) for s in summaries], indent=2)])
-    print(table(summaries))
     return 0
 
 

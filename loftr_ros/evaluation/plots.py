@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from loftr_ros.evaluation.metrics import Aligned, Errors
-from loftr_ros.evaluation.trajectory import Trajectory, write_bytes_atomically
+from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.files import write_bytes_atomically
 
 
 def plot_trajectory(

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import Trajectory, seconds, write_atomically, write_tum
+from loftr_ros.evaluation.trajectory import Trajectory, seconds, write_tum
+from loftr_ros.files import make_folder, write_atomically, write_image
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.synthetic.room import Room, make_room, room_camera, round_trip
 from loftr_ros.types import Array
@@ -22,25 +22,17 @@ from loftr_ros.types import Array
 def write_sequence(folder: Path, room: Room, poses: list[Array], rate_hz: float, progress: bool = False) -> None:
     """Write images/, depth/, times.txt, camera_info.yaml and groundtruth_tum.txt. Raises InputError."""
     for name in ("images", "depth"):
-        try:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder / name} cannot be made: {error.strerror}.") from None
+        make_folder(folder / name)
     stamps = []
     frames = room.frames(poses, rate_hz, with_depth=True)
     for i, frame in enumerate(cli.progress(frames, len(poses), "rendering", quiet=not progress)):
         assert frame.depth is not None
-        _write_image(folder / "images" / f"{i:06d}.png", frame.image)
-        _write_image(folder / "depth" / f"{i:06d}.png", np.rint(frame.depth * 1000).astype(np.uint16))
+        write_image(folder / "images" / f"{i:06d}.png", frame.image)
+        write_image(folder / "depth" / f"{i:06d}.png", np.rint(frame.depth * 1000).astype(np.uint16))
         stamps.append(frame.stamp_ns)
     write_atomically(folder / "times.txt", [seconds(stamp) for stamp in stamps])
     write_atomically(folder / "camera_info.yaml", _calibration(room.camera))
     write_tum(folder / "groundtruth_tum.txt", Trajectory(stamps, poses))
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:  # type: ignore[type-arg]
-    if not cv2.imwrite(str(path), image):
-        raise InputError(f"{path} cannot be written.")
 
 
 def _calibration(camera: Camera) -> list[str]:

@@ -27,13 +27,14 @@ from loftr_ros.config import (
     config_to_dict,
     load_settings,
 )
-from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros.errors import InputError
 from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.metrics import Aligned, Errors, evaluate
 from loftr_ros.evaluation.plots import plot_trajectory
 from loftr_ros.evaluation.report import Story, write_report
 from loftr_ros.evaluation.sequences import Options, Recording, check_size, open_recording
-from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_atomically, write_kitti, write_tum
+from loftr_ros.evaluation.trajectory import Trajectory, write_kitti, write_tum
+from loftr_ros.files import make_folder, write_atomically
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.pictures import match_picture
@@ -52,14 +53,14 @@ class Run:
         milliseconds: of all frames.
         inliers: their number, of all frames; empty where it is not known.
         album: some pictures of matches.
-        failure: what ended the recording early; or None.
+        failure: what ended the run early, an interruption by the user too; or None.
     """
 
     estimates: list[Estimate] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     inliers: list[int] = field(default_factory=list)
     album: Album = field(default_factory=Album)
-    failure: LoftrRosError | None = None
+    failure: BaseException | None = None
 
     @property
     def trajectory(self) -> Trajectory:
@@ -68,7 +69,7 @@ class Run:
 
 
 def replay(recording: Recording, odometry: VisualOdometry, progress: bool = False, viewer: Viewer | None = None) -> Run:
-    """Process all frames. What was computed before an unreadable frame is kept; see Run.failure."""
+    """Process all frames. What was computed before a failure is kept; see Run.failure."""
     run = Run()
     frames = cli.progress(recording.frames(), len(recording) or None, "replay", quiet=not progress)
     try:
@@ -88,7 +89,7 @@ def replay(recording: Recording, odometry: VisualOdometry, progress: bool = Fals
                 dataclasses.replace(estimate, matches=estimate.matches[:0], inliers=estimate.inliers[:0])
             )
             frames.set_postfix_str(estimate.state.value, refresh=False)
-    except LoftrRosError as error:
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, what was computed before is kept
         run.failure = error
     return run
 
@@ -178,8 +179,8 @@ def _config(arguments: argparse.Namespace) -> Config:
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     config = _config(options)
-    if not options.rate > 0:
-        raise InputError(f"--rate must be greater than 0, not {options.rate:g}.")
+    if not 0 < options.rate <= 10000:
+        raise InputError(f"--rate must be greater than 0, and at most 10000, not {options.rate:g}.")
     if config.scale.source == "odometry" and not options.odometry:
         raise InputError("--scale odometry needs the wheels' way: name a TUM file or a topic with --odometry.")
     recording = open_recording(

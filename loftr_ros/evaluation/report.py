@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from loftr_ros.evaluation.metrics import Aligned, Errors
-from loftr_ros.evaluation.trajectory import Trajectory, write_bytes_atomically
+from loftr_ros.evaluation.trajectory import Trajectory
+from loftr_ros.files import write_bytes_atomically
 from loftr_ros.types import Array, Estimate, MotionState
 
 STATE_COLOURS = {

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import read_times, seconds
+from loftr_ros.evaluation.trajectory import read_table, read_times, seconds
 from loftr_ros.geometry.camera import Camera, load_camera
-from loftr_ros.imaging import depth_in_metres
+from loftr_ros.imaging import decode, decode_as_stored, decode_colour, depth_in_metres
 from loftr_ros.types import Frame
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
@@ -114,6 +114,8 @@ def open_folder(path: Path, options: Options) -> FolderRecording:
     if not images:
         raise InputError(f"There are no images in {folder}.")
     times = path / "times.txt"
+    if not 0 < options.rate_hz <= 10000:
+        raise InputError(f"The rate must be greater than 0, and at most 10000 a second, not {options.rate_hz:g}.")
     period = 1e9 / options.rate_hz
     stamps = read_times(times) if times.is_file() else [round(i * period) for i in range(len(images))]
     if len(stamps) != len(images):
@@ -148,27 +150,41 @@ def _depth_images(folder: Path, count: int) -> list[Path]:
 
 def _distances(path: Path, stamps_ns: list[int]) -> list[float]:
     """Way travelled between consecutive stamps along a TUM trajectory of wheel odometry."""
-    try:
-        table = np.loadtxt(path, ndmin=2)[:, :4]
-    except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"The odometry file {path} cannot be read: {error}.") from None
+    table = read_table(path, "odometry file", 4)
+    if np.any(np.diff(table[:, 0]) <= 0):
+        raise InputError(f"The times in the odometry file {path} do not increase.")
     way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(table[:, 1:], axis=0), axis=1))])
     at = np.interp(np.array(stamps_ns) * 1e-9, table[:, 0], way)
     return [0.0, *np.diff(at).tolist()]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise InputError(f"The image {path} cannot be read.")
-    return image
+    """[H, W] grey. Raises InputError."""
+    return _read(path, "image", decode)
 
 
 def read_depth(path: Path) -> NDArray[np.float32]:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2:
-        raise InputError(f"The depth image {path} cannot be read.")
+    """[H, W] metres. Raises InputError."""
+    image = _read(path, "depth image", decode_as_stored)
+    if image.ndim != 2 or image.dtype != np.uint16:
+        raise InputError(f"The depth image {path} must be a 16-bit grey PNG, in millimetres.")
     return depth_in_metres(image)
+
+
+def read_colour(path: Path) -> NDArray[np.uint8]:
+    """[H, W, 3] bgr. Raises InputError."""
+    return _read(path, "image", decode_colour)
+
+
+def _read(path: Path, what: str, decoder: Callable[[bytes], NDArray[Any]]) -> NDArray[Any]:
+    try:
+        return decoder(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"The {what} {path} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"The {what} {path} cannot be read: {error.strerror or error}.") from None
+    except InputError as error:
+        raise InputError(f"The {what} {path} cannot be read: {error}") from None
 
 
 class VideoRecording:

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
+from loftr_ros.files import write_atomically
 from loftr_ros.geometry.se3 import xyz_quat
 from loftr_ros.types import Array
+
+_MOST_SECONDS = 2.0**32  # the stamps of ROS end in 2038, or in 2106
 
 
 @dataclass(frozen=True)
@@ -42,35 +44,22 @@ def write_kitti(path: Path, trajectory: Trajectory) -> None:
     write_atomically(path, [" ".join(f"{v:.9e}" for v in pose[:3].ravel()) for pose in trajectory.poses])
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for results, before the work that leads to them. Raises InputError."""
+def read_table(path: Path, what: str, columns: int = 8) -> Array:
+    """[N, columns] rows of a TUM file, N > 0: seconds, x y z, qx qy qz qw.
+
+    Raises InputError, which calls the file `what`.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from None
-
-
-def write_atomically(path: Path, lines: Sequence[str]) -> None:
-    """Write a text file whole or not at all; see write_bytes_atomically."""
-    write_bytes_atomically(path, "".join(line + "\n" for line in lines).encode())
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a crash or a full disk leaves the old one. Raises InputError."""
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # numpy warns of an empty file
+            table = np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The {what} {path} cannot be read: {brief(error)}.") from None
+    if table.shape[0] == 0 or table.shape[1] < columns:
+        raise InputError(f"The {what} {path} must have lines of {columns} numbers: time, x y z, qx qy qz qw.")
+    if not np.isfinite(table).all():
+        raise InputError(f"The {what} {path} has numbers that are not finite.")
+    return table[:, :columns]
 
 
 def read_times(path: Path) -> list[int]:
@@ -78,14 +67,14 @@ def read_times(path: Path) -> list[int]:
     try:
         return [nanoseconds(line.split()[0]) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise InputError(f"The file of times {path} cannot be read: {error}.") from None
+        raise InputError(f"The file of times {path} cannot be read: {brief(error)}.") from None
 
 
 def nanoseconds(text: str) -> int:
     """Decimal seconds to nanoseconds, without the rounding of a double. Raises ValueError."""
     number = float(text)
-    if not np.isfinite(number):
-        raise ValueError(f"'{text}' is not a time")
+    if not abs(number) < _MOST_SECONDS:
+        raise ValueError(f"'{text[:40]}' is not a time")
     if "e" in text.lower() or text.strip().startswith("-"):
         return round(number * 1e9)
     whole, _, fraction = text.strip().partition(".")

@@ -86,7 +86,7 @@ def adjust_pose(
         prior, prior_sigma: [N] what is known of the inverse depths; an infinite sigma: nothing.
 
     Raises:
-        GeometryError: the points do not determine the pose.
+        GeometryError: the points do not determine the pose, or the iterations do not converge.
     """
     information = np.where(np.isfinite(prior_sigma), 1.0 / np.maximum(prior_sigma, 1e-12) ** 2, 0.0)
     rays = np.concatenate([points0, np.ones((len(points0), 1))], axis=1)
@@ -98,6 +98,8 @@ def adjust_pose(
     starts = [(pose_1_0, inverse_depth), (rough.pose, rough.depth)]
     best = min((_iterate(problem, *start) for start in starts), key=lambda found: found.system.cost)
     covariance = _position_covariance(best.pose, _pose_covariance(best.system))
+    if not (np.isfinite(best.pose).all() and np.isfinite(covariance).all() and np.isfinite(best.depth).all()):
+        raise GeometryError("The adjustment of the pose did not converge.")
     sigma = 1.0 / np.sqrt(np.maximum(best.system.depth_hessian, 1e-12))
     return Adjustment(best.pose, covariance, best.depth, sigma, factor * best.system.error)
 
@@ -191,11 +193,14 @@ def _moved(pose: Array, step: Array) -> Array:
 
 
 def _pose_covariance(system: _System) -> Array:
-    """[6, 6] of (rotation vector, translation)."""
+    """[6, 6] of (rotation vector, translation). Raises GeometryError."""
     hessian = system.pose_hessian - system.mixed.T @ (system.mixed / (system.depth_hessian[:, None] + 1e-12))
     # Where nothing binds a direction (the length of an unscaled translation) its variance becomes large, not infinite.
     hessian += np.eye(6) * 1e-9 * np.trace(hessian)
-    return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+    try:
+        return np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        raise GeometryError("The matches do not determine the pose.") from None
 
 
 def _position_covariance(pose_1_0: Array, covariance: Array) -> Array:

@@ -115,14 +115,17 @@ def adjust_bundle(bundle: Bundle) -> Adjusted:
     residuals (by their median, which wrong matches hardly change), and a second one adjusts with the corrected ones.
 
     Raises:
-        GeometryError: the points do not determine the poses.
+        GeometryError: the points do not determine the poses, or the iterations do not converge.
     """
     poses, depth, system = _iterate(bundle)
     factor = max(float(np.median(np.concatenate(system.errors))) / _expected_median(bundle), _LEAST_FACTOR)
     views = [replace(each, sigma=factor * each.sigma) for each in bundle.views]
     poses, depth, system = _iterate(replace(bundle, poses=poses, inverse_depth=depth, views=views))
     sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
-    return Adjusted(poses, _covariance(system, np.repeat(bundle.free, 6)), depth, sigma, system.errors)
+    covariance = _covariance(system, np.repeat(bundle.free, 6))
+    if not (np.isfinite(poses).all() and np.isfinite(covariance).all() and np.isfinite(depth).all()):
+        raise GeometryError("The adjustment of the keyframes did not converge.")
+    return Adjusted(poses, covariance, depth, sigma, system.errors)
 
 
 def _expected_median(bundle: Bundle) -> float:
@@ -279,5 +282,8 @@ def _covariance(system: _System, unknown: NDArray[np.bool_]) -> Array:
     hessian, _ = _reduced(system, unknown, system.depth_hessian + 1e-12)
     hessian += np.eye(len(hessian)) * 1e-12 * max(float(np.trace(hessian)), 1.0)
     covariance = np.zeros((len(unknown), len(unknown)))
-    covariance[np.ix_(unknown, unknown)] = np.linalg.inv(hessian)
+    try:
+        covariance[np.ix_(unknown, unknown)] = np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        raise GeometryError("The matches do not determine the poses of the keyframes.") from None
     return (covariance + covariance.T) / 2

@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, brief
+from loftr_ros.files import read_yaml
 from loftr_ros.types import Array
 
 # Number of coefficients that each model takes. An empty name is what drivers of ideal cameras send.
@@ -92,6 +93,8 @@ class Camera:
         """The same camera for images shrunk or enlarged to another size. Raises InputError if their shape differs."""
         if (width, height) == (self.width, self.height):
             return self
+        if width <= 0 or height <= 0:
+            raise InputError(f"The images have {width}x{height} pixels.")
         scale = np.array([width / self.width, height / self.height])
         if abs(scale[0] / scale[1] - 1) > 0.02:
             raise InputError(
@@ -137,20 +140,35 @@ def camera_from_calibration(
         raise InputError("The camera calibration has numbers that are not finite.")
     if matrix[0, 0] < 0 or matrix[1, 1] <= 0:
         raise InputError(f"The focal lengths must be positive, not {matrix[0, 0]:g} and {matrix[1, 1]:g}.")
+    if not _plausible(matrix, distortion):
+        raise InputError("The camera calibration has numbers that no camera has.")
     if not (0 < width <= 65535 and 0 < height <= 65535):
         raise InputError(f"The camera calibration is for images of {width}x{height} pixels, which cannot be.")
     if abs(matrix[0, 1]) > 1e-9 * matrix[0, 0] or np.abs(matrix[[1, 2, 2], [0, 0, 1]]).any() or matrix[2, 2] != 1:
         raise InputError("The camera matrix must be [fx 0 cx; 0 fy cy; 0 0 1].")
     if model not in MODELS:
-        raise InputError(f"The distortion model '{model}' is not supported; {', '.join(m for m in MODELS if m)} are.")
+        known = ", ".join(name for name in MODELS if name)
+        raise InputError(f"The distortion model '{model[:40]}' is not supported; {known} are.")
     if len(distortion) not in MODELS[model] and any(distortion):
         raise InputError(f"The distortion model '{model}' does not take {len(distortion)} coefficients.")
     camera = Camera(width, height, matrix, model, tuple(float(d) for d in distortion))
     return camera if region is None else _cropped(camera, region)
 
 
+def _plausible(matrix: Array, distortion: tuple[float, ...]) -> bool:
+    """Far beyond this, rays and pixels are no numbers any more."""
+    focal, centre = matrix[[0, 1], [0, 1]], matrix[:2, 2]
+    largest = max((abs(d) for d in distortion), default=0.0)
+    return bool(focal.min() >= 1 and focal.max() <= 1e6 and np.abs(centre).max() <= 1e6 and largest <= 1e6)
+
+
 def _cropped(camera: Camera, region: Region) -> Camera:
-    """Apply region of interest, then binning, as image_geometry does."""
+    """Apply region of interest, then binning, as image_geometry does. Raises InputError."""
+    if region.x_offset + region.width > camera.width or region.y_offset + region.height > camera.height:
+        raise InputError(
+            f"The region of interest, {region.width}x{region.height} pixels at ({region.x_offset}, {region.y_offset}), "
+            f"lies outside the image of {camera.width}x{camera.height}."
+        )
     matrix = camera.matrix.copy()
     matrix[0, 2] -= region.x_offset
     matrix[1, 2] -= region.y_offset
@@ -182,18 +200,11 @@ def camera_from_info(info: Any) -> Camera:
 
 def load_camera(path: str | Path) -> Camera:
     """Read a camera_info YAML file, as the ROS calibrator writes it. Raises InputError."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The calibration file {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"The calibration file {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    values = read_yaml(path, "calibration file", InputError)
     try:
         return _camera_from_yaml(values)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"The calibration file {path} lacks or garbles a field: {error}.") from None
+        raise InputError(f"The calibration file {path} lacks or garbles a field: {brief(error)}.") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -65,8 +65,13 @@ def quat_xyzw(rotation: Array) -> Array:
 
 
 def pose_from_xyz_quat(values: Array) -> Array:
-    """[4, 4] from x y z qx qy qz qw. Raises GeometryError unless the quaternion has length 1 (within 1 %)."""
+    """[4, 4] from x y z qx qy qz qw.
+
+    Raises GeometryError unless the numbers are finite and the quaternion has length 1 (within 1 %).
+    """
     x, y, z, qx, qy, qz, qw = (float(v) for v in values)
+    if not np.isfinite([x, y, z]).all():
+        raise GeometryError(f"The position {x:g} {y:g} {z:g} is not finite.")
     length = float(np.linalg.norm([qx, qy, qz, qw]))
     if not abs(length - 1.0) < 0.01:
         raise GeometryError(f"The quaternion {qx:g} {qy:g} {qz:g} {qw:g} has length {length:g}, not 1.")

@@ -119,9 +119,12 @@ def candidate_poses(points0: Array, points1: Array, threshold: float) -> list[Ar
         poses += [pose for essential in essentials for pose in decompose(essential)]
     except GeometryError:
         pass
-    homography, _ = cv2.findHomography(
-        points0 * PIXELS, points1 * PIXELS, cv2.USAC_MAGSAC, 2 * threshold * PIXELS, maxIters=2000, confidence=0.999
-    )
+    try:
+        homography, _ = cv2.findHomography(
+            points0 * PIXELS, points1 * PIXELS, cv2.USAC_MAGSAC, 2 * threshold * PIXELS, maxIters=2000, confidence=0.999
+        )
+    except cv2.error:  # some degenerate points
+        homography = None
     if homography is not None and np.isfinite(homography).all():
         _, rotations, translations, _ = cv2.decomposeHomographyMat(homography, PIXEL_CAMERA)
         poses += [
@@ -144,10 +147,12 @@ def fit_rotation(points0: Array, points1: Array, iterations: int = 10) -> tuple[
 
     Kabsch's algorithm, reweighted with Cauchy weights so that a minority of wrong matches does not matter.
 
-    Raises GeometryError for fewer than 2 matches.
+    Raises GeometryError for fewer than 2 matches, and for points that are not finite.
     """
     if len(points0) < 2:
         raise GeometryError(f"{len(points0)} matches are too few for a rotation.")
+    if not (np.isfinite(points0).all() and np.isfinite(points1).all()):
+        raise GeometryError("Points that are not finite have no rotation.")
     rays0, rays1 = bearings(points0), bearings(points1)
     weights: Array = np.ones(len(rays0))
     for _ in range(iterations):

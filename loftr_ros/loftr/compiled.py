@@ -48,5 +48,11 @@ def compile_parts(network: LoFTR, device: torch.device) -> None:
     coarse.together = Compiled(coarse.together, device)  # type: ignore[assignment, method-assign]
 
 
+def undo_compilation(network: LoFTR) -> None:
+    """Let the network run as it is again: on another device, say."""
+    for module, name in ((network, "features"), (network.loftr_coarse, "together")):
+        vars(module).pop(name, None)
+
+
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value

@@ -39,6 +39,12 @@ class ImageFeatures:
     mask: Tensor | None = None
     image: Tensor | None = None
 
+    def to(self, device: torch.device) -> ImageFeatures:
+        """The same on another device, as float32, which every device computes with."""
+        mask = None if self.mask is None else self.mask.to(device)
+        image = None if self.image is None else self.image.to(device).float()
+        return ImageFeatures(self.tokens.to(device).float(), self.fine.to(device).float(), self.grid, mask, image)
+
 
 @dataclass(frozen=True)
 class LoFTROutput:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loftr_ros.errors import WeightsError
+from loftr_ros.errors import WeightsError, brief
 from loftr_ros.loftr.config import CONFIGS
 from loftr_ros.loftr.model import LoFTR
 
@@ -100,12 +100,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"The weights file {path} holds more than tensors, or is damaged; it was not loaded."
         ) from None
     except Exception as error:  # the readers raise many kinds for damaged files
-        raise WeightsError(f"The weights file {path} cannot be read: {_first_line(error)}.") from None
+        raise WeightsError(f"The weights file {path} cannot be read: {brief(error)}.") from None
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"The weights file {path} does not hold a state dict of tensors.")
+    odd = [key for key, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise WeightsError(f"The weights file {path} holds a tensor that is no plain table of numbers, '{odd[0]}'.")
     return {_without_prefixes(str(key)): value for key, value in content.items()}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is neither sparse, nor complex, nor quantized, nor without numbers."""
+    odd = tensor.is_complex() or tensor.is_quantized or tensor.is_meta
+    return tensor.layout is torch.strided and not odd
 
 
 def _read(path: Path) -> object:
@@ -120,10 +129,6 @@ def _without_prefixes(key: str) -> str:
     for prefix in _PREFIXES:
         key = key.removeprefix(prefix)
     return key
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def load_strictly(network: LoFTR, state: Mapping[str, Tensor], source: str) -> None:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
-
-import cv2
 
 from loftr_ros.config import MatcherConfig, config_from_dict
 from loftr_ros.errors import ConfigError, InputError
+from loftr_ros.imaging import decode
 from loftr_ros.matching.base import Matcher, PlaceMatcher
 from loftr_ros.types import Image
 
@@ -56,6 +56,7 @@ def matcher_from_config(config: MatcherConfig) -> PlaceMatcher:
             compile_network=config.compile,
             max_matches=config.max_matches,
             max_deviation=config.max_deviation_px,
+            out_of_memory=config.out_of_memory,
         )
     except RuntimeError as error:
         raise ConfigError(f"{error}.") from None
@@ -64,7 +65,7 @@ def matcher_from_config(config: MatcherConfig) -> PlaceMatcher:
 def _read_mask(path: str) -> Image | None:
     if not path:
         return None
-    mask = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise InputError(f"The mask {path} is not a readable image.")
-    return mask
+    try:
+        return decode(Path(path).read_bytes())
+    except (InputError, OSError, ValueError):
+        raise InputError(f"The mask {path} is not a readable image.") from None

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loftr_ros.errors import ExhaustedError
 from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
-from loftr_ros.loftr.compiled import compile_parts
+from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.memory import give_back_freed_memory, keep_freed_memory
@@ -66,6 +67,7 @@ class LoFTRMatcher:
         max_matches: only so many matches, the most confident ones, are refined and returned; 0: all.
         max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
             remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
+        out_of_memory: "adapt" (smaller images, matching piece by piece, then the CPU) or "stop" (ExhaustedError).
 
     Raises:
         WeightsError: the weights cannot be used.
@@ -86,10 +88,12 @@ class LoFTRMatcher:
         compile_network: bool = False,
         max_matches: int = 0,
         max_deviation: float = 0.0,
+        out_of_memory: str = "adapt",
     ) -> None:
         self.name = name
         self.max_deviation = max_deviation
-        self.max_side = max_side
+        self.max_side = self._wanted_side = max_side
+        self._out_of_memory = out_of_memory
         self.mask = mask
         self._target_rate = target_rate
         self._extracted = 0
@@ -124,7 +128,10 @@ class LoFTRMatcher:
 
     @torch.inference_mode()
     def extract(self, image: Image) -> FrameFeatures:
-        """Features of a grey image. Where the memory does not suffice, this and all later images are halved."""
+        """Features of a grey image. Where the memory does not suffice, this and all later images are halved.
+
+        Raises ExhaustedError where that is not allowed or does not help; so does match_features.
+        """
         check_image(image)
         if self._target_rate:
             self._choose_side(image)
@@ -135,11 +142,27 @@ class LoFTRMatcher:
             try:
                 return self._extract(image)
             except RuntimeError as error:
-                side = max(working_size(image.shape[1], image.shape[0], self.max_side)) // 2
-                if not is_out_of_memory(error) or side < _LEAST_SIDE:
+                if not is_out_of_memory(error):
                     raise
-            _LOG.warning("LoFTR ran out of memory: images are shrunk to a longer side of %d from now on.", side)
-            self.max_side = side
+            # Not before the error is forgotten: it holds the memory that there was.
+            side = max(working_size(image.shape[1], image.shape[0], self.max_side)) // 2
+            if self._out_of_memory == "adapt" and side >= _LEAST_SIDE:
+                _LOG.warning("LoFTR ran out of memory: images are shrunk to a longer side of %d from now on.", side)
+                self.max_side = side
+            else:
+                self._leave_gpu()
+
+    def _leave_gpu(self) -> None:
+        """Go on on the CPU, with images of the size that was asked for. Raises ExhaustedError where that is no way."""
+        if self._out_of_memory == "stop":
+            raise ExhaustedError("LoFTR ran out of memory, and the setting out_of_memory tells it to stop then.")
+        if self.device.type == "cpu":
+            raise ExhaustedError("LoFTR ran out of memory on the CPU, with the smallest images too.")
+        _LOG.warning("LoFTR ran out of memory: it runs on the CPU from now on.")
+        self.device, self.precision = torch.device("cpu"), torch.float32
+        self.max_side = self._wanted_side
+        undo_compilation(self.network)
+        self.network.to(self.device)
 
     def _extract(self, image: Image) -> FrameFeatures:
         height, width = image.shape
@@ -199,15 +222,24 @@ class LoFTRMatcher:
     @torch.inference_mode()
     def match_features(self, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
         """Matches; piece by piece, from then on, where the memory does not suffice."""
-        try:
-            return self._matches(self._match(features0, features1), features0, features1)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or self.network.in_pieces:
-                raise
-        # Not before the error is forgotten: it holds the memory that there was.
-        _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
-        self.network.in_pieces = True
-        return self._matches(self._match(features0, features1), features0, features1)
+        while True:
+            features0, features1 = self._brought_here(features0), self._brought_here(features1)
+            try:
+                return self._matches(self._match(features0, features1), features0, features1)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self._out_of_memory == "adapt" and not self.network.in_pieces:
+                _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
+                self.network.in_pieces = True
+            else:
+                self._leave_gpu()
+
+    def _brought_here(self, features: FrameFeatures) -> FrameFeatures:
+        """Features of before the GPU was left, on the device of now."""
+        if features.network.tokens.device.type == self.device.type:
+            return features
+        return FrameFeatures(features.network.to(self.device), features.scale)
 
     def _match(self, features0: FrameFeatures, features1: FrameFeatures) -> LoFTROutput:
         if self.device.type == "cpu":
@@ -271,4 +303,4 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

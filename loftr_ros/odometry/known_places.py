@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from loftr_ros.matching.base import Matcher
 from loftr_ros.odometry.keyframe import Keyframe
 from loftr_ros.places import PlaceIndex
 
@@ -16,8 +15,8 @@ from loftr_ros.places import PlaceIndex
 class KnownPlaces:
     """Past keyframes, the newest last, and which of them a frame may show."""
 
-    def __init__(self, matcher: Matcher, most: int) -> None:
-        self._describe = getattr(matcher, "describe", None)  # a matcher need not be able to
+    def __init__(self, describe: Callable[[Any], Any] | None, most: int) -> None:
+        self._describe = describe  # of the matcher, which need not be able to
         self._keyframes: deque[Keyframe] = deque(maxlen=most)
         self._descriptors: WeakKeyDictionary[Keyframe, Any] = WeakKeyDictionary()  # made once the camera is lost
 

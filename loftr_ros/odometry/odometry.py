@@ -14,6 +14,7 @@ from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import compose_covariance, inverse, make_pose, normalized, rotation_angle_deg
 from loftr_ros.matching.base import Matcher
 from loftr_ros.odometry.depth import is_precise
+from loftr_ros.odometry.guard import Guard
 from loftr_ros.odometry.keyframe import (
     Keyframe,
     Node,
@@ -76,7 +77,7 @@ class VisualOdometry:
         config: OdometryConfig | None = None,
         scale: ScaleConfig | None = None,
     ) -> None:
-        self.matcher = matcher
+        self.matcher = Guard(matcher)
         self.camera = camera
         self.config = config or OdometryConfig()
         self.scale = scale or ScaleConfig()
@@ -87,7 +88,7 @@ class VisualOdometry:
         self._start_pose = np.eye(4) if pose_world_camera is None else pose_world_camera
         self._start_covariance = _EXACT if covariance is None else covariance
         self._keyframe: Keyframe | None = None
-        self._known = KnownPlaces(self.matcher, self.config.keyframes_kept)
+        self._known = KnownPlaces(self.matcher.describe, self.config.keyframes_kept)
         self._window = Window(self.config.window)
         self._reference = Reference()
         self._trace = Trace()
@@ -107,7 +108,10 @@ class VisualOdometry:
         return self._keyframe
 
     def process(self, frame: Frame) -> Estimate:
-        """One frame's estimate. Frames must come in the order of their stamps."""
+        """One frame's estimate. Frames must come in the order of their stamps.
+
+        Raises MatcherError where the matcher fails; what is known is kept, and the next frame may go on from it.
+        """
         self._unit.add_distance(frame.distance)
         # 1. Features, once per frame
         features = self.matcher.extract(frame.image)
@@ -122,9 +126,30 @@ class VisualOdometry:
         except GeometryError as error:
             return self._without_pose(view, str(error))
 
+    def missed(self, frame: Frame, reason: str) -> Estimate:
+        """The estimate of a frame that failed: no pose, like that of one without matches."""
+        self._misses += 1
+        stamp_ns = 0 if self._keyframe is None else self._keyframe.frame.stamp_ns
+        return Estimate(
+            frame.stamp_ns, self._missing_state, metric=self._unit.metric, keyframe_stamp_ns=stamp_ns, reason=reason
+        )
+
+    @property
+    def _missing_state(self) -> MotionState:
+        return MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
+
     def _view(self, keyframe: Keyframe, frame: Frame, features: Any) -> View:
-        matches = self.matcher.match_features(keyframe.features, features)
-        return View(frame, features, keyframe, matches, normalize(matches, self.camera))
+        matches, points = self._matches(keyframe.features, features)
+        return View(frame, features, keyframe, matches, points)
+
+    def _matches(self, features0: Any, features1: Any) -> tuple[Matches, NormalizedMatches]:
+        """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
+        matches = self.matcher.match_features(features0, features1)
+        points = normalize(matches, self.camera)
+        known = np.isfinite(points.points0).all(axis=1) & np.isfinite(points.points1).all(axis=1)
+        if known.all():
+            return matches, points
+        return matches[known], NormalizedMatches(points.points0[known], points.points1[known], points.sigma1[known])
 
     def _follow(self, view: View) -> Estimate:
         """Raises GeometryError where the matches give no pose that can be believed."""
@@ -159,8 +184,7 @@ class VisualOdometry:
         self._keyframe, self._reference = keyframe, Reference(rotation=pose[:3, :3])
         self._window.clear(keyframe)
         if self.scale.source == "depth":
-            itself = self.matcher.match_features(features, features)  # all its keypoints
-            measure_depths(keyframe, itself, normalize(itself, self.camera), self.scale.max_depth_m)
+            measure_depths(keyframe, *self._matches(features, features), self.scale.max_depth_m)  # all its keypoints
             if len(keyframe.depths.precise) >= self.config.min_matches:
                 self._unit.metric = True
                 self._maps = max(self._maps, 1)
@@ -335,9 +359,9 @@ class VisualOdometry:
         )
         if new is not None:
             self._trace.became_keyframe(_EXACT)
-            self._correct_unit()
+            self._correct_unit(keyframe)
         if hidden:
-            self._fix_unit()
+            self._fix_unit(keyframe if new is not None else None, pose)
             return without_pose(estimate)
         return estimate
 
@@ -385,8 +409,7 @@ class VisualOdometry:
         same.
         """
         old = view.keyframe
-        matches = self.matcher.match_features(new.features, old.features)
-        points = normalize(matches, self.camera)
+        matches, points = self._matches(new.features, old.features)
         good = triangulate_keyframe(new, matches, points, inverse(found.pose_frame_keyframe), self._threshold)
         hand_over_depths(old, new, found.pose_frame_keyframe, matches, points)
         if self.scale.source == "depth":
@@ -422,21 +445,32 @@ class VisualOdometry:
 
     # -- scale ---------------------------------------------------------------------------------------------------
 
-    def _correct_unit(self) -> None:
-        """Stretch the map, seen from the new keyframe, towards metres. The odometry does not jump: its place stays."""
+    def _correct_unit(self, old: Keyframe) -> None:
+        """Stretch the map, seen from the new keyframe, against its drift. The odometry does not jump."""
         assert self._keyframe is not None
-        factor = self._unit.correct(self._keyframe.depths)
+        factor = self._unit.correct(self._keyframe.depths, self._travel(old.pose_world_camera))
         if factor is not None:
             self._stretch(self._keyframe.pose_world_camera, factor)
 
-    def _fix_unit(self) -> None:
-        """Once metres are known for the first time, turn the whole map into metres. No pose was published so far."""
+    def _fix_unit(self, old: Keyframe | None, pose: Array) -> None:
+        """Once metres are known for the first time, turn the whole map into metres. No pose was published so far.
+
+        The camera has moved from the keyframe to `pose`, or, at a new keyframe, to it from the `old` one.
+        """
         assert self._keyframe is not None
-        factor = self._unit.first_factor(self._keyframe.depths)
+        travel = -self._travel(pose) if old is None else self._travel(old.pose_world_camera)
+        factor = self._unit.first_factor(self._keyframe.depths, travel)
         if factor is not None:
             self._stretch(self._start_pose, factor)
             self._trace.stretch(self._start_pose, factor)
             self._unit.metric = True
+
+    def _travel(self, pose: Array) -> Array:
+        """[3] the way from a pose to the keyframe, in the keyframe's axes."""
+        assert self._keyframe is not None
+        here = self._keyframe.pose_world_camera
+        way: Array = here[:3, :3].T @ (here[:3, 3] - pose[:3, 3])
+        return way
 
     def _stretch(self, center: Array, factor: float) -> None:
         nodes = {id(node): node for node in (*self._known, *self._window.nodes)}
@@ -456,8 +490,7 @@ class VisualOdometry:
                 return estimate
         if self.config.restart_after and self._misses >= self.config.restart_after:
             return self._start_again(view)
-        state = MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
-        return self._estimate(view.frame, view.keyframe, state, None, view=view, reason=reason)
+        return self._estimate(view.frame, view.keyframe, self._missing_state, None, view=view, reason=reason)
 
     def _start_again(self, view: View) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""

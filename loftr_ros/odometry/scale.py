@@ -11,36 +11,49 @@ import numpy as np
 
 from loftr_ros.config import ScaleConfig
 from loftr_ros.odometry.depth import DepthMap
+from loftr_ros.odometry.ground import Ground, find_ground
 from loftr_ros.types import Array
 
-# The ground is searched among points this far below the optical axis (tangent of the angle) ...
-_BELOW = 0.05
-# ... whose depth is known this well, with a normal that leaves the camera's y axis by at most this angle.
-_DEPTH_SIGMA = 0.15
-_MOST_TILT_DEG = 15.0
-_GROUND_BAND = 0.03  # points of the ground lie this close to the plane, as a share of the camera's height
-_LEAST_GROUND_POINTS = 20
-_TRIALS = 300
-# Share of a newly measured scale error (its logarithm) that is corrected at one keyframe.
+# Share of a scale error (its logarithm) newly measured by wheels that is corrected at one keyframe.
 _GAIN = 0.3
 _LEAST_DISTANCE_M = 0.2
 _WINDOW = 40
-_GROUND_WINDOW = 15  # keyframes whose measurements of the ground count, by their median
+# Standard deviations of logarithms: the drift of the scale from one keyframe to the next, and the least that the
+# measured height varies by; before its variation is known, it is taken to be _FIRST_VARIATION.
+_DRIFT = 0.01
+_LEAST_VARIATION = 0.02
+_FIRST_VARIATION = 0.05
+_OUTLIER = 3.0  # deviations
+_MANY = 100  # points of the ground: their height does not get better with more
+_SIGMA_PER_MEDIAN = 1.4826  # of the size of a normal variable
+# A vehicle on its ground: of so many keyframes so many see a plane along which they move, within these degrees.
+_SEEN = 15
+_LEAST_LEVEL = 8
+_LEVEL_DEG = 1.5
+_MEAN_LEVEL_DEG = 1.0
+_LEAST_TRAVEL = 0.1  # of the height: a shorter way has no certain direction
 
 
 class ScaleSource(Protocol):
-    """Measures the metres in one unit of the map."""
+    """Measures by how much the lengths of the map are wrong."""
 
     def add_step(self, distance_m: float | None, map_length: float) -> None:
         """A frame's way in metres as wheels tell it (or None), and in units of the map as the camera tells it."""
         ...
 
-    def metres_per_unit(self, depths: DepthMap) -> float | None:
-        """The latest measurement at a keyframe with these depths; None when there is none."""
+    def first_factor(self, depths: DepthMap, travel: Array) -> float | None:
+        """Metres per unit of a map that is not metric yet; None while they are unknown.
+
+        `travel`: [3] where the camera has moved, in the axes of the keyframe with these depths and in units of the map.
+        """
+        ...
+
+    def correction(self, depths: DepthMap, travel: Array) -> float | None:
+        """By how much to make a map longer at a new keyframe, against its drift; None: not at all."""
         ...
 
     def rescaled(self, factor: float) -> None:
-        """The map's unit has become 1 / factor of what it was."""
+        """The map's lengths have become `factor` times longer."""
         ...
 
 
@@ -76,84 +89,134 @@ class WheelScale:
         if distance_m is not None:
             self._steps.append((distance_m, map_length))
 
-    def metres_per_unit(self, depths: DepthMap) -> float | None:
+    def first_factor(self, depths: DepthMap, travel: Array) -> float | None:
         distance = sum(d for d, _ in self._steps)
         length = sum(m for _, m in self._steps)
         return distance / length if distance > _LEAST_DISTANCE_M and length > 0 else None
+
+    def correction(self, depths: DepthMap, travel: Array) -> float | None:
+        measured = self.first_factor(depths, travel)
+        return None if measured is None else measured**_GAIN
 
     def rescaled(self, factor: float) -> None:
         self._steps = deque(((d, m * factor) for d, m in self._steps), maxlen=_WINDOW)
 
 
-class GroundScale:
-    """Known height of the camera over the ground, over the height in the map (Song and Chandraker, CVPR 2014)."""
+class HeightFilter:
+    """Kalman filter of two logarithms: the camera's height, a constant, and the error of the scale, which drifts.
 
-    def __init__(self, height_m: float) -> None:
+    Measured is their sum, the logarithm of the height in the map.
+
+    Args:
+        height: in metres, if it is known; then the error of the scale is unknown at first. Otherwise the scale at the
+            start is right by definition.
+    """
+
+    def __init__(self, height: float | None = None) -> None:
+        self._state = np.array([0.0 if height is None else np.log(height), 0.0])
+        self._covariance = np.diag([1e2**2, 0.0] if height is None else [1e-4**2, 1e2**2])
+        self._surprises: deque[float] = deque(maxlen=_SEEN)
+
+    @property
+    def scale_error(self) -> float:
+        """Logarithm of the map's unit over the right one."""
+        return float(self._state[1])
+
+    def add(self, height: float, points: int = _MANY) -> None:
+        """The height in the map at a new keyframe, from so many points of the ground: few make it less certain.
+
+        A height that is far from what is expected counts for nothing.
+        """
+        self._covariance[1, 1] += _DRIFT**2
+        surprise = np.log(height) - self._state.sum()
+        variance = self._covariance.sum()
+        is_first = variance > 1.0
+        if not is_first:
+            self._surprises.append(abs(surprise))
+        variance += self._variation**2 * max(1.0, _MANY / points)
+        if not is_first and surprise**2 > _OUTLIER**2 * variance:
+            return
+        gain = self._covariance.sum(axis=1) / variance
+        self._state = self._state + gain * surprise
+        self._covariance = self._covariance - np.outer(gain, gain) * variance
+
+    @property
+    def _variation(self) -> float:
+        if len(self._surprises) < _SEEN // 2:
+            return _FIRST_VARIATION
+        return max(_LEAST_VARIATION, _SIGMA_PER_MEDIAN * float(np.median(self._surprises)))
+
+    def rescaled(self, factor: float) -> None:
+        self._state[1] += np.log(factor)
+
+
+class GroundScale:
+    """Height of a vehicle's camera over its ground (Song and Chandraker, CVPR 2014): known, or that of the start.
+
+    While the height is unknown, it only counts where the camera is seen to be a vehicle's.
+    """
+
+    def __init__(self, height_m: float | None = None) -> None:
         self._height_m = height_m
-        self._measured: deque[float] = deque(maxlen=_GROUND_WINDOW)
+        self._filter = HeightFilter(height_m)
+        self._seen: deque[Ground | None] = deque(maxlen=_SEEN)
 
     def add_step(self, distance_m: float | None, map_length: float) -> None:
         pass
 
-    def metres_per_unit(self, depths: DepthMap) -> float | None:
-        index = depths.precise
-        points = depths.points3d(index)
-        below = (points[:, 1] > _BELOW * points[:, 2]) & (depths.relative_sigma(index) < _DEPTH_SIGMA)
-        height = ground_height(points[below])
-        if height is None:
+    def first_factor(self, depths: DepthMap, travel: Array) -> float | None:
+        if not self._look(depths, travel):
             return None
-        self._measured.append(self._height_m / height)
-        return float(np.median(self._measured))
+        return float(np.exp(-self._filter.scale_error))
+
+    def correction(self, depths: DepthMap, travel: Array) -> float | None:
+        seen = self._look(depths, travel)
+        if self._height_m is None and all(_level_slope(ground) is None for ground in self._seen):
+            self._filter = HeightFilter()  # no vehicle, or one that was lifted
+            return None
+        if not seen or (self._height_m is None and not self._is_vehicle):
+            return None
+        return float(np.exp(-self._filter.scale_error))
+
+    def _look(self, depths: DepthMap, travel: Array) -> bool:
+        """Whether a ground is seen; if so, its height enters the filter."""
+        if np.linalg.norm(travel) == 0:
+            return False
+        index = depths.precise
+        mean, sigma = depths.lookup(index)
+        rolls = [ground.roll for ground in self._seen if ground is not None]
+        roll = float(np.median(rolls)) if len(rolls) > _SEEN // 3 else None
+        ground = find_ground(depths.points(index), mean, sigma, travel, roll)
+        if ground is not None and np.linalg.norm(travel) < _LEAST_TRAVEL * ground.height:
+            return False
+        self._seen.append(ground)
+        if ground is None:
+            return False
+        self._filter.add(ground.height, ground.points)
+        return True
+
+    @property
+    def _is_vehicle(self) -> bool:
+        level = [slope for slope in map(_level_slope, self._seen) if slope is not None]
+        return len(level) >= _LEAST_LEVEL and abs(float(np.median(level))) < np.radians(_MEAN_LEVEL_DEG)
 
     def rescaled(self, factor: float) -> None:
-        self._measured = deque((value / factor for value in self._measured), maxlen=_GROUND_WINDOW)
+        self._filter.rescaled(factor)
 
 
-def ground_height(points: Array) -> float | None:
-    """Distance of the camera from the plane most points [N, 3] (camera frame) lie on; None where no plane stands out.
-
-    RANSAC over planes whose normal is near the camera's y axis, then least squares over the inliers.
-    """
-    if len(points) < _LEAST_GROUND_POINTS:
+def _level_slope(ground: Ground | None) -> float | None:
+    """Angle between a plane and the motion along it; None where the camera does not move along one."""
+    if ground is None or ground.slope is None or abs(ground.slope) > np.radians(_LEVEL_DEG):
         return None
-    samples = np.random.default_rng(0).integers(0, len(points), (_TRIALS, 3))
-    normals, heights = _planes(points[samples])
-    upright = (normals[:, 1] > np.cos(np.radians(_MOST_TILT_DEG))) & (heights > 0)
-    if not upright.any():
-        return None
-    normals, heights = normals[upright], heights[upright]
-    # A wall behind the ground must not win by its many points: the band grows with the height.
-    near = np.abs(points @ normals.T - heights) < _GROUND_BAND * heights
-    best = int(np.argmax(near.sum(axis=0)))
-    inliers = points[near[:, best]]
-    if len(inliers) < _LEAST_GROUND_POINTS:
-        return None
-    center = inliers.mean(axis=0)
-    normal = np.linalg.svd(inliers - center)[2][2]
-    normal = normal * np.sign(normal[1])
-    if normal[1] < np.cos(np.radians(_MOST_TILT_DEG)):
-        return None
-    return float(normal @ center)
-
-
-def _planes(triples: Array) -> tuple[Array, Array]:
-    """Unit normals [T, 3], pointing down (y > 0), and distances [T] of planes through point triples [T, 3, 3]."""
-    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.where(length > 0, normals / np.where(length > 0, length, 1.0), 0.0)
-    normals = normals * np.where(normals[:, 1:2] < 0, -1.0, 1.0)
-    return normals, np.sum(normals * triples[:, 0], axis=1)
+    return ground.slope
 
 
 def scale_source(config: ScaleConfig) -> ScaleSource | None:
-    """The source that measures the map's unit; None for `none`, and for `depth`, whose map is metric from the start."""
+    """The source that measures the map's unit; None for `depth`, whose map is metric from the start."""
     if config.source == "odometry":
         return WheelScale()
     if config.source == "camera_height":
         return GroundScale(config.camera_height_m)
+    if config.source == "none" and config.level_ground:
+        return GroundScale()
     return None
-
-
-def gradual(measured: float) -> float:
-    """By how much to stretch a map that is metric already: part of the way, against noise."""
-    return float(measured**_GAIN)

@@ -11,7 +11,7 @@ from loftr_ros.config import ScaleConfig
 from loftr_ros.geometry.se3 import stretched_covariance, stretched_pose
 from loftr_ros.odometry.depth import DepthMap
 from loftr_ros.odometry.keyframe import Keyframe, Node
-from loftr_ros.odometry.scale import gradual, scale_source
+from loftr_ros.odometry.scale import scale_source
 from loftr_ros.types import Array
 
 
@@ -25,12 +25,13 @@ class MapUnit:
     def __init__(self, config: ScaleConfig) -> None:
         self.metric = False
         self._source = scale_source(config)
+        self._tells_metres = config.source != "none"
         self._distance_m: float | None = None
 
     @property
     def awaited(self) -> bool:
         """A source will make the map metric, but has not yet: until then no pose can be given."""
-        return self._source is not None and not self.metric
+        return self._tells_metres and self._source is not None and not self.metric
 
     def add_distance(self, distance_m: float | None) -> None:
         """The way since the last frame as wheels tell it. Frames without a motion of their own add to the next one."""
@@ -47,23 +48,26 @@ class MapUnit:
             self._source.add_step(self._distance_m, map_length)
             self._distance_m = None
 
-    def first_factor(self, depths: DepthMap) -> float | None:
-        """Metres per unit of a map that is not metric yet; None while they are unknown."""
-        return self._measured(depths) if self.awaited else None
+    def first_factor(self, depths: DepthMap, travel: Array) -> float | None:
+        """Metres per unit of a map that is not metric yet; None while they are unknown. `travel` as in ScaleSource."""
+        if self._source is None or not self.awaited:
+            return None
+        return _usable(self._source.first_factor(depths, travel))
 
-    def correct(self, depths: DepthMap) -> float | None:
-        """By how much to stretch a metric map against its drift; None: not at all."""
-        measured = self._measured(depths) if self.metric else None
-        return None if measured is None else gradual(measured)
+    def correct(self, depths: DepthMap, travel: Array) -> float | None:
+        """By how much to stretch the map at a new keyframe, against its drift; None: not at all."""
+        if self._source is None or self.awaited:
+            return None
+        return _usable(self._source.correction(depths, travel))
 
     def stretched(self, factor: float) -> None:
         """The map's lengths have become `factor` times longer."""
         if self._source is not None:
             self._source.rescaled(factor)
 
-    def _measured(self, depths: DepthMap) -> float | None:
-        measured = None if self._source is None else self._source.metres_per_unit(depths)
-        return measured if measured is not None and np.isfinite(measured) and measured > 0 else None
+
+def _usable(factor: float | None) -> float | None:
+    return factor if factor is not None and np.isfinite(factor) and factor > 0 else None
 
 
 def stretch(nodes: Iterable[Node], center: Array, factor: float) -> None:

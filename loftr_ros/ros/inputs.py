@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from loftr_ros.config import Config
-from loftr_ros.errors import InputError
+from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.geometry.camera import camera_from_info, load_camera
 from loftr_ros.ros import conversions
 from loftr_ros.ros.mailbox import Mailbox, StampedBuffer
@@ -59,6 +61,7 @@ class Inputs:
         mask: [H, W] uint8 from the topic `mask`, 0 where the image is ignored; None until one has come.
         paused: images are not taken.
         received: number of images that have come.
+        refusals: by kind, the last message that was refused: a sentence, and when, on the monotonic clock.
 
     Raises InputError when the calibration file cannot be used.
     """
@@ -72,6 +75,7 @@ class Inputs:
         self.mask: Image | None = None
         self.paused = False
         self.received = 0
+        self.refusals: dict[str, tuple[str, float]] = {}
         self._depths: StampedBuffer[ImageMessage] = StampedBuffer(_DEPTH_QUEUE)
         self._wheels = WheelWay()
         self._subscriptions: list[Any] = []
@@ -121,35 +125,48 @@ class Inputs:
         self._depths.put(conversions.stamp_to_ns(message.header.stamp), message)
 
     def _on_mask(self, message: ImageMessage) -> None:
-        try:
+        with self.refusing("A mask is refused"):
             self.mask = conversions.grey_image(message)
-        except InputError as error:
-            self._node.get_logger().error(f"A mask is refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
 
     def _on_wheel_odometry(self, message: Odometry) -> None:
         p = message.pose.pose.position
-        self._wheels.add_position(conversions.stamp_to_ns(message.header.stamp), np.array([p.x, p.y, p.z]))
+        with self.refusing("Wheel odometry is refused"):
+            self._wheels.add_position(conversions.stamp_to_ns(message.header.stamp), np.array([p.x, p.y, p.z]))
 
     def _on_wheel_twist(self, message: TwistWithCovarianceStamped) -> None:
         v = message.twist.twist.linear
-        self._wheels.add_speed(conversions.stamp_to_ns(message.header.stamp), float(np.linalg.norm([v.x, v.y, v.z])))
+        with self.refusing("Wheel odometry is refused"):
+            speed = float(np.linalg.norm([v.x, v.y, v.z]))
+            self._wheels.add_speed(conversions.stamp_to_ns(message.header.stamp), speed)
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        try:
+        with self.refusing("camera_info is refused"):
             camera = camera_from_info(message)
-        except InputError as error:
-            self._node.get_logger().error(f"camera_info is refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
-            return
-        if self.calibration is not None and not camera.same_as(self.calibration):
-            self._node.get_logger().warning(
-                "The calibration of the camera has changed: the map starts anew at the last pose."
-            )
-        self.calibration = camera
+            if self.calibration is not None and not camera.same_as(self.calibration):
+                self._node.get_logger().warning(
+                    "The calibration of the camera has changed: the map starts anew at the last pose."
+                )
+            self.calibration = camera
+
+    @contextmanager
+    def refusing(self, what: str) -> Iterator[None]:
+        """Say what is refused and why, in the log and in `refusals`, and go on without it."""
+        try:
+            yield
+        except (InputError, GeometryError) as error:
+            text = f"{what}: {error}"
+            self.refusals[what] = (text, time.monotonic())
+            self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
+
+    def refused_within(self, seconds: float) -> str:
+        """What was refused in the last seconds; "" for nothing."""
+        now = time.monotonic()
+        return " ".join(text for text, at in list(self.refusals.values()) if now - at < seconds)
 
     # -- the worker's thread ---------------------------------------------------------------------------------------
 
     def depth_of(self, arrival: Arrival, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """The depth image of a frame [H, W], brought to its size; None without one. Raises InputError.
+        """The depth image of a frame [H, W], brought to its size; None without one that can be used.
 
         Waits for it, for a moment.
         """
@@ -168,7 +185,9 @@ class Inputs:
                 "depth must be aligned with the image.",
                 throttle_duration_sec=_WARN_EVERY_S,
             )
-        return fitted(conversions.depth_image(message), shape)
+        with self.refusing("A depth image is refused"):
+            return fitted(conversions.depth_image(message), shape)
+        return None
 
     def way_of(self, arrival: Arrival) -> float | None:
         """Metres that the wheels have travelled since the frame before; None when that is not known."""

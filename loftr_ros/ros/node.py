@@ -21,17 +21,18 @@ from std_srvs.srv import Trigger
 
 from loftr_ros import cli
 from loftr_ros.config import Config
-from loftr_ros.errors import ConfigError, GeometryError, InputError, LoftrRosError
+from loftr_ros.errors import ConfigError, InputError, LoftrRosError, brief
 from loftr_ros.matching import Matcher, matcher_from_config
 from loftr_ros.ros import conversions, parameters
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.inputs import Inputs
 from loftr_ros.ros.outputs import Outputs
 from loftr_ros.ros.saving import save_trajectory
-from loftr_ros.ros.tracker import Start, Tracker
+from loftr_ros.ros.tracker import REPEATED, Start, Tracker
 from loftr_ros.viewer import Viewer
 
 _STALE_AFTER_S = 2.0
+_FARTHEST_M = 1e8
 _WARM_UP_SIZE = (480, 640)
 
 
@@ -161,6 +162,9 @@ class VisualOdometryNode(LifecycleNode):
                 response.success, response.message = True, answer()
             except LoftrRosError as error:
                 response.success, response.message = False, str(error)
+            except Exception as error:  # a service must not end the node
+                response.success, response.message = False, f"{type(error).__name__}: {brief(error)}."
+                self.get_logger().error(f"~/{name} failed: {response.message}")
             return response
 
         self.create_service(Trigger, f"~/{name}", callback)
@@ -181,14 +185,12 @@ class VisualOdometryNode(LifecycleNode):
         return f"{count} poses of '{self._outputs.base_frame}' in '{self._outputs.odom_frame}' are in {path}."
 
     def _on_set_pose(self, message: PoseWithCovarianceStamped) -> None:
-        try:
-            if self._tracker is None or self._outputs is None or not self._active:
-                raise InputError("The node is not active.")
-            self._tracker.start_anew(start_of(message, self._outputs.odom_frame))
-        except (InputError, GeometryError) as error:
-            self.get_logger().error(f"set_pose is refused: {error}")
+        if self._inputs is None or self._tracker is None or self._outputs is None or not self._active:
+            self.get_logger().error("set_pose is refused: The node is not active.")
             return
-        self.get_logger().info("The odometry starts anew at the pose of set_pose.")
+        with self._inputs.refusing("set_pose is refused"):
+            self._tracker.start_anew(start_of(message, self._outputs.odom_frame))
+            self.get_logger().info("The odometry starts anew at the pose of set_pose.")
 
     def _apply(self, config: Config) -> None:
         """Settings that may change at run time; the others are read-only parameters."""
@@ -215,20 +217,33 @@ class VisualOdometryNode(LifecycleNode):
             text = "The node is not active (lifecycle): nothing is processed."
         elif self._inputs.paused:
             text = "Paused: images are ignored until ~/resume."
+        elif self._tracker.stopped:
+            level, text = DiagnosticStatus.ERROR, self._tracker.stopped
         elif self._tracker.missing:
-            text = self._tracker.missing
+            text = f"{self._tracker.missing} {self._inputs.refused_within(_STALE_AFTER_S)}".rstrip()
         elif self._tracker.status is not None and time.monotonic() - self._tracker.status_at < _STALE_AFTER_S:
-            last = self._tracker.status
-            return DiagnosticStatus(
-                level=last.level, name=last.name, message=last.message, hardware_id=last.hardware_id, values=last.values
-            )
+            return self._last_status(self._tracker.status, self._inputs.refused_within(_STALE_AFTER_S))
         else:
             level = DiagnosticStatus.STALE
             text = f"No images come on {self._inputs.image_topic}."
             if self._inputs.received > self._counted[1]:
                 text = "Images come in, but none has been processed for a while."
+                if time.monotonic() - self._tracker.repeated_at < _STALE_AFTER_S:
+                    text = f"{text} {REPEATED}"
+                text = f"{text} {self._inputs.refused_within(_STALE_AFTER_S)}".rstrip()
         return DiagnosticStatus(
             level=level, name=self._status_name(), message=text, hardware_id=self.config.matcher.device
+        )
+
+    @staticmethod
+    def _last_status(last: DiagnosticStatus, refused: str) -> DiagnosticStatus:
+        """That of the last frame; a warning at least where something was refused beside it."""
+        return DiagnosticStatus(
+            level=max(last.level, DiagnosticStatus.WARN) if refused else last.level,
+            name=last.name,
+            message=f"{last.message} {refused}".rstrip(),
+            hardware_id=last.hardware_id,
+            values=last.values,
         )
 
     def _rates(self) -> dict[str, str]:
@@ -256,11 +271,13 @@ def start_of(message: PoseWithCovarianceStamped, odom_frame: str) -> Start:
     """Where a set_pose message wants the base. Raises InputError or GeometryError where it cannot be."""
     frame = message.header.frame_id
     if frame not in ("", odom_frame):
-        raise InputError(f"The pose must be in the frame '{odom_frame}', not '{frame}'.")
+        raise InputError(f"The pose must be in the frame '{odom_frame}', not '{frame[:80]}'.")
     pose = conversions.pose_of(message.pose.pose)
     covariance = np.array(message.pose.covariance).reshape(6, 6)
-    if not (np.isfinite(pose).all() and np.isfinite(covariance).all()):
-        raise InputError("The pose has numbers that are not finite.")
+    if not np.isfinite(covariance).all():
+        raise InputError("The covariance of the pose has numbers that are not finite.")
+    if max(np.abs(pose).max(), np.abs(covariance).max()) > _FARTHEST_M:
+        raise InputError("The pose, or its covariance, has numbers that no place on Earth has.")
     if not covariance.any():
         return Start(pose)
     covariance = (covariance + covariance.T) / 2
@@ -273,7 +290,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rclpy.init(args=list(arguments))
     except Exception as error:  # RCLError and others, for arguments and parameter files that ROS cannot read
-        raise ConfigError(f"The arguments are refused: {_first_line(error)}.") from None
+        raise ConfigError(f"The arguments are refused: {brief(error)}.") from None
     node = None
     try:
         node = VisualOdometryNode()
@@ -292,10 +309,6 @@ def main(arguments: Sequence[str]) -> int:
             node.close()
         rclpy.try_shutdown()
     return 0
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def entry_point() -> int:

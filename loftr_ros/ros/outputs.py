@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +21,19 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from loftr_ros.config import Config
+from loftr_ros.errors import InputError
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.odometry.keyframe import Keyframe
 from loftr_ros.pictures import match_picture
 from loftr_ros.ros import conversions
 from loftr_ros.ros.conversions import BaseState
-from loftr_ros.ros.pose_log import PoseLog
+from loftr_ros.ros.pose_log import PoseFile, PoseLog
+from loftr_ros.ros.saving import path_inside
 from loftr_ros.types import Array, Estimate, Frame
 from loftr_ros.viewer import Viewer
 
 _DEPTH = 10
+_WARN_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,17 @@ class Outputs:
 
     Attributes:
         log: the poses published since the start or the last reset.
+
+    Raises InputError where the file of the poses cannot be opened.
     """
 
     def __init__(self, node: Node, config: Config, viewer: Viewer | None = None) -> None:
         self.config = config
         self.log = PoseLog()
+        output = config.output
+        self._file = None
+        if output.pose_log_file:
+            self._file = PoseFile(path_inside(output.trajectory_folder, output.pose_log_file))
         self._viewer = viewer
         self._node = node
         self._publishers: list[Any] = []
@@ -99,6 +110,8 @@ class Outputs:
         return publisher
 
     def destroy(self) -> None:
+        if self._file is not None:
+            self._file.close()
         while self._publishers:
             self._node.destroy_publisher(self._publishers.pop())
 
@@ -114,6 +127,17 @@ class Outputs:
         """A new trajectory begins."""
         self.log.clear()
         self._poses.clear()
+        with self._complaining():
+            if self._file is not None:
+                self._file.begin()
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        """A full disk must not end the odometry."""
+        try:
+            yield
+        except InputError as error:
+            self._node.get_logger().error(f"A pose is not logged: {error}", throttle_duration_sec=_WARN_EVERY_S)
 
     def publish(self, result: Result) -> None:
         """All that the result has, stamped with the image's stamp."""
@@ -122,6 +146,9 @@ class Outputs:
             self.log.add(result.frame.stamp_ns, state.pose_odom_base)
             header = Header(stamp=result.header.stamp, frame_id=self.odom_frame)
             self._publish_pose(state, header)
+            with self._complaining():
+                if self._file is not None:
+                    self._file.add(result.frame.stamp_ns, state.pose_odom_base)
             self._publish_points(result, header)
         if self._matches.get_subscription_count():
             self._matches.publish(conversions.matches_message(result.estimate, result.header))

@@ -21,7 +21,7 @@ from loftr_ros.config import (
     settings,
     unknown,
 )
-from loftr_ros.errors import ConfigError
+from loftr_ros.errors import ConfigError, brief
 
 _LARGEST_INT = 2**31 - 1
 _ROS_OWN = ("use_sim_time", "qos_overrides", "start_type_description_service")
@@ -39,7 +39,7 @@ def declare(node: Node) -> Config:
         try:
             parameter = node.declare_parameter(key, declared, _descriptor(item))
         except Exception as error:  # rclpy has several kinds for a wrong type or a value out of range
-            raise ConfigError(f"The parameter {key} is refused: {_first_line(error)}.") from None
+            raise ConfigError(f"The parameter {key} is refused: {brief(error)}.") from None
         # An empty list in a parameter file arrives as no value at all.
         values[key] = default if parameter.value is None else _plain(parameter.value)
     return config_from_dict(values)
@@ -89,6 +89,9 @@ def on_change(current: Callable[[], Config], apply: Callable[[Config], None]) ->
 
     def callback(parameters: list[Parameter]) -> SetParametersResult:
         known = settings()
+        unset = [p.name for p in parameters if p.name in known and p.value is None]
+        if unset:
+            return SetParametersResult(successful=False, reason=f"{unset[0]} must have a value.")
         changes = {p.name: _plain(p.value) for p in parameters if p.name in known}
         try:
             changed = config_from_dict({**config_to_dict(current()), **changes})
@@ -98,7 +101,3 @@ def on_change(current: Callable[[], Config], apply: Callable[[Config], None]) ->
         return SetParametersResult(successful=True)
 
     return callback
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

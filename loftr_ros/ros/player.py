@@ -39,7 +39,7 @@ from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation.album import Album
 from loftr_ros.evaluation.replay import Run, measure, print_metrics, save
 from loftr_ros.evaluation.sequences import Options, Recording, open_recording
-from loftr_ros.evaluation.trajectory import make_folder
+from loftr_ros.files import make_folder, write_image
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat
 from loftr_ros.ros.conversions import ns_to_stamp, pose_of, stamp_to_ns
@@ -228,6 +228,7 @@ class Film:
 
     def __init__(self, folder: Path, middle: int) -> None:
         self._folder, self._middle = folder, middle
+        self._part = folder / ".matches.part.mp4"  # takes its place once it is whole
         self.album = Album()
         self._video: cv2.VideoWriter | None = None
         self._count = 0
@@ -239,19 +240,23 @@ class Film:
             self.album.add(stamp_ns, picture)
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # the codec wants even sides
         if self._video is None:
-            path, codec = str(self._folder / "matches.mp4"), cv2.VideoWriter_fourcc(*"mp4v")
-            self._video = cv2.VideoWriter(path, codec, _VIDEO_HZ, (width, height))
+            codec = cv2.VideoWriter_fourcc(*"mp4v")
+            self._video = cv2.VideoWriter(str(self._part), codec, _VIDEO_HZ, (width, height))
         self._video.write(np.ascontiguousarray(picture[:height, :width]))
         self._count += 1
         if self._count <= self._middle or self._still is None:
             self._still = picture
 
     def close(self) -> None:
-        """Finish the files. Raises InputError when the picture cannot be written."""
+        """Finish the files. Raises InputError where one cannot be written."""
         if self._video is not None:
             self._video.release()
-        if self._still is not None and not cv2.imwrite(str(self._folder / "matches.png"), self._still):
-            raise InputError(f"{self._folder / 'matches.png'} cannot be written.")
+            try:
+                self._part.replace(self._folder / "matches.mp4")
+            except OSError as error:
+                raise InputError(f"{self._folder / 'matches.mp4'} cannot be written: {error.strerror}.") from None
+        if self._still is not None:
+            write_image(self._folder / "matches.png", self._still)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -337,7 +342,6 @@ def _keep(
     if player.film is None:
         print_metrics(measure(run, groundtruth), None)
         return
-    player.film.close()
     run.album = player.film.album
     about = {
         "input": str(options.input),
@@ -348,6 +352,7 @@ def _keep(
     }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)
+    player.film.close()
 
 
 def spin(executor: SingleThreadedExecutor) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loftr_ros.config import OutputConfig
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_kitti, write_tum
+from loftr_ros.evaluation.trajectory import Trajectory, write_kitti, write_tum
 
 
 def save_trajectory(trajectory: Trajectory, config: OutputConfig) -> tuple[Path, int]:
@@ -17,13 +17,22 @@ def save_trajectory(trajectory: Trajectory, config: OutputConfig) -> tuple[Path,
     """
     if not config.trajectory_folder:
         raise InputError("Nothing may be written: the parameter trajectory_folder is empty.")
-    folder = Path(config.trajectory_folder).expanduser().resolve()
-    path = (folder / config.trajectory_file).resolve()  # through links, too
-    if folder not in path.parents:
-        raise InputError(f"{path} lies outside trajectory_folder, {folder}.")
+    path = path_inside(config.trajectory_folder, config.trajectory_file)
     if not trajectory.poses:
         raise InputError("There are no poses yet.")
-    make_folder(path.parent)
     write = write_kitti if config.trajectory_format == "kitti" else write_tum
     write(path, trajectory)
     return path, len(trajectory.poses)
+
+
+def path_inside(folder: str, name: str) -> Path:
+    """A file in a folder. Raises InputError where it would lie outside, also through links."""
+    try:
+        root = Path(folder).expanduser().resolve()
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a ring, an unknown home, a name too long
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} in {folder} cannot be written: {reason}.") from None
+    if root not in path.parents:
+        raise InputError(f"{path} lies outside trajectory_folder, {root}.")
+    return path

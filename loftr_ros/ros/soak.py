@@ -25,16 +25,18 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Path as PathMessage
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import PointCloud2
+from std_srvs.srv import Trigger
 
 import loftr_ros
 from loftr_ros import cli
 from loftr_ros.config import MATCHERS
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.endurance import Answer, Finding, Limits, Record, contents, judge, plot, table, usage_of
-from loftr_ros.evaluation.trajectory import make_folder, write_bytes_atomically
+from loftr_ros.files import make_folder, write_bytes_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.ros.player import CAMERA_AT_BASE, Player, spin
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
@@ -61,6 +63,19 @@ class SoakPlayer(Player):
         if everything:
             for kind, topic in _COSTLY:
                 self.create_subscription(kind, topic, lambda _: None, 10)
+        self._asked = [
+            (self.create_client(GetParameters, f"{_NODE_NAME}/get_parameters"), GetParameters.Request(names=["scale"])),
+            (self.create_client(Trigger, f"{_NODE_NAME}/resume"), Trigger.Request()),
+        ]
+
+    def ask(self) -> None:
+        """Call a service and ask for a parameter; how long the answers take goes into the record."""
+        for client, request in self._asked:
+            if client.service_is_ready():
+                asked = time.monotonic()
+                client.call_async(request).add_done_callback(
+                    lambda _, asked=asked: self._record.replies_ms.append(round(1e3 * (time.monotonic() - asked), 2))
+                )
 
     def send(self, frame: Frame) -> None:
         self._sent[frame.stamp_ns] = time.monotonic()
@@ -80,7 +95,9 @@ class SoakPlayer(Player):
                 latency_ms=float(values["latency_ms"]),
                 client_ms=round(1e3 * (now - sent), 2),
                 received=int(values["received_frames"]),
-                dropped=int(values["dropped_frames"]),
+                dropped=int(values["dropped_frames"]) + int(values["late_frames"]),
+                age_ms=float(values["age_ms"]),
+                overhead_ms=float(values["processing_ms"]) - float(values["odometry_ms"]),
             )
         )
         super()._on_status(message)
@@ -110,7 +127,8 @@ def play(player: SoakPlayer, images: Sequence[Image], rate_hz: float, record: Re
             raise InputError(f"The node has not answered for {_SILENT_S:.0f} s.")
         if now >= next_usage:
             record.usage.append(usage_of(node.pid, round(now, 3)))
-            next_usage = max(next_usage + _SAMPLE_S, now)
+            player.ask()
+            next_usage = max(next_usage + min(_SAMPLE_S, record.window_s / 10), now)
         frame = Frame(first_ns + i * step_ns, images[i % len(images)])
         player.send(frame)
         if rate_hz:
@@ -196,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     limits = Limits()
     parser.add_argument("--growth", type=float, default=limits.growth_mb, metavar="MB", help="most growth of memory")
     parser.add_argument("--rise", type=float, default=limits.rise, metavar="SHARE", help="most growth of the latency")
+    parser.add_argument("--age", type=float, default=limits.age_ms, metavar="MS", help="largest age of a frame")
+    parser.add_argument("--overhead", type=float, default=limits.overhead_ms, metavar="MS", help="of the node, median")
+    parser.add_argument("--reply", type=float, default=limits.reply_ms, metavar="MS", help="of services, longest")
     return parser
 
 
@@ -203,11 +224,11 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
     make_folder(options.output)
-    record = Record(options.seconds)
+    record = Record(options.seconds, is_live=options.rate > 0)
     findings = []
     try:
         findings.append(run(options, record))
-        findings += judge(record, Limits(options.growth, options.rise))
+        findings += judge(record, Limits(options.growth, options.rise, options.age, options.overhead, options.reply))
     except KeyboardInterrupt:
         findings.append(Finding("run", "interrupted", False))
     finally:  # what has been measured is not lost with the node

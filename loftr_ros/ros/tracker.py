@@ -7,17 +7,20 @@ import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 
 from loftr_ros.config import Config
-from loftr_ros.errors import InputError
+from loftr_ros.errors import ExhaustedError, GeometryError, MatcherError, brief
+from loftr_ros.geometry.camera import Camera
 from loftr_ros.matching import Matcher
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.ros import conversions
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.inputs import Arrival, Inputs
+from loftr_ros.ros.lateness import Lateness
 from loftr_ros.ros.outputs import Outputs, Result
 from loftr_ros.types import Array, Estimate, Frame, Image
 from loftr_ros.viewer import matched_keyframe
@@ -25,6 +28,7 @@ from loftr_ros.viewer import matched_keyframe
 _WARN_EVERY_S = 5.0
 _READY_EVERY_S = 0.02
 _GAP_S = 1.0
+REPEATED = "Frames with a stamp that was there before are skipped."
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Tracker:
         status: of the last processed frame; None before the first.
         status_at: when that was, on the monotonic clock.
         missing: what it waits for while images come in; "" when nothing is missing.
+        repeated_at: when a frame was last skipped because its stamp was there before, on the monotonic clock.
+        stopped: why it processes nothing until it starts anew; "" while it works.
         processed: number of frames.
+        late: number of frames that were dropped because they came too late.
     """
 
     def __init__(
@@ -65,7 +72,11 @@ class Tracker:
         self.status: DiagnosticStatus | None = None
         self.status_at = 0.0
         self.missing = ""
+        self.stopped = ""
+        self.repeated_at = -np.inf
         self.processed = 0
+        self.late = 0
+        self._lateness = Lateness()
         self._odometry: VisualOdometry | None = None
         self._last: tuple[Array, Array | None] | None = None  # pose_world_camera and covariance to go on from
         self._last_stamp_ns = -1
@@ -91,17 +102,30 @@ class Tracker:
 
     def _work(self) -> None:
         while (arrival := self._inputs.frames.get()) is not None:
+            if (self.stopped and self._start is None) or self._is_late(arrival):
+                continue
+            self.stopped = ""
             try:
-                ready = self._when_ready(arrival)
-                if ready is None:
-                    return
-                self._process(ready)
-            except InputError as error:
-                self._node.get_logger().error(f"A frame is skipped: {error}", throttle_duration_sec=_WARN_EVERY_S)
+                with self._inputs.refusing("A frame is skipped"):
+                    ready = self._when_ready(arrival)
+                    if ready is None:
+                        return
+                    self._process(ready)
             except Exception as error:  # one bad frame must not end the odometry
                 if not rclpy.ok(context=self._node.context):
                     return
-                self._node.get_logger().error(f"A frame failed: {type(error).__name__}: {error}")
+                text = f"A frame failed: {type(error).__name__}: {brief(error)}."
+                self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
+
+    def _is_late(self, arrival: Arrival) -> bool:
+        """Whether it has waited so long (in a starved process, say) that the next one is worth more; it is counted."""
+        limit = self.config.input.max_delay_s
+        if self.config.input.reliable or limit == 0:
+            return False
+        if self._lateness.seconds(arrival.stamp_ns, self._node.get_clock().now().nanoseconds) <= limit:
+            return False
+        self.late += 1
+        return True
 
     def _when_ready(self, arrival: Arrival) -> Arrival | None:
         """Wait until calibration and extrinsics are there, with the newest frame, or with this one if none may be lost.
@@ -119,7 +143,7 @@ class Tracker:
         camera_frame = self._camera_frame(arrival)
         if self._inputs.calibration is None:
             missing = f"a calibration on {self._node.resolve_topic_name('camera_info')} (or camera_info_file)"
-        elif self._extrinsics.pose_base_camera(camera_frame) is None:
+        elif not self._extrinsics_known(camera_frame):
             missing = (
                 f"the transform from '{camera_frame}' to '{self._outputs.base_frame}' (TF, or parameter extrinsics)"
             )
@@ -130,6 +154,13 @@ class Tracker:
         self._node.get_logger().warning(self.missing, throttle_duration_sec=_WARN_EVERY_S)
         return False
 
+    def _extrinsics_known(self, camera_frame: str) -> bool:
+        try:
+            return self._extrinsics.pose_base_camera(camera_frame) is not None
+        except GeometryError as error:  # TF carries what is no pose
+            self._node.get_logger().error(f"TF is refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
+            return False
+
     def _camera_frame(self, arrival: Arrival) -> str:
         frames = self.config.frames
         return frames.prefix + frames.optical if frames.optical else arrival.frame_id
@@ -139,10 +170,12 @@ class Tracker:
         started = time.monotonic()
         pose_base_camera = self._extrinsics.pose_base_camera(self._camera_frame(arrival))
         assert pose_base_camera is not None
+        image = conversions.grey_image(arrival.message)
+        camera = self._camera_for(image)
+        # Only now: the stamp of a message that is garbage means nothing.
         if not self._in_order(arrival.stamp_ns, pose_base_camera):
             return
-        image = conversions.grey_image(arrival.message)
-        odometry = self._odometry_for(image)
+        odometry = self._odometry_for(camera)
         if self._inputs.mask is not None:
             self._matcher.mask = self._inputs.mask
         depth = self._inputs.depth_of(arrival, image.shape)
@@ -150,7 +183,7 @@ class Tracker:
         self._last_stamp_ns = frame.stamp_ns
         before = odometry.keyframe
         converted = time.monotonic()
-        estimate = odometry.process(frame)
+        estimate = self._estimate(odometry, frame)
         odometry_ms = (time.monotonic() - converted) * 1e3
         if estimate.pose_world_camera is not None:
             self._last = (estimate.pose_world_camera, estimate.pose_covariance)
@@ -167,7 +200,22 @@ class Tracker:
                 odometry_ms=odometry_ms,
             )
         )
-        self._report(estimate, arrival.seconds, started, odometry_ms)
+        self._report(estimate, arrival, started, odometry_ms)
+
+    def _estimate(self, odometry: VisualOdometry, frame: Frame) -> Estimate:
+        """Of one frame; one without a pose where anything fails."""
+        try:
+            return odometry.process(frame)
+        except ExhaustedError as error:
+            self.stopped = reason = f"{error} Nothing is processed until ~/reset."
+        except MatcherError as error:
+            reason = str(error)
+        except Exception as error:
+            if not rclpy.ok(context=self._node.context):
+                raise
+            reason = f"The odometry failed: {type(error).__name__}: {brief(error)}."
+        self._node.get_logger().error(reason, throttle_duration_sec=_WARN_EVERY_S)
+        return odometry.missed(frame, reason)
 
     def _in_order(self, stamp_ns: int, pose_base_camera: Array) -> bool:
         """False for a repeated stamp; a stamp before the last one starts the odometry anew."""
@@ -175,9 +223,8 @@ class Tracker:
         if start is not None:
             self._forget(start, pose_base_camera)
         if stamp_ns == self._last_stamp_ns:
-            self._node.get_logger().warning(
-                "Frames with a stamp that was there before are skipped.", throttle_duration_sec=_WARN_EVERY_S
-            )
+            self.repeated_at = time.monotonic()
+            self._node.get_logger().warning(REPEATED, throttle_duration_sec=_WARN_EVERY_S)
             return False
         if stamp_ns < self._last_stamp_ns:
             self._node.get_logger().warning("The time of the images has jumped back: the odometry starts anew.")
@@ -189,10 +236,13 @@ class Tracker:
             )
         return True
 
-    def _odometry_for(self, image: Image) -> VisualOdometry:
-        """The odometry for the present calibration and image size. Raises InputError when they do not fit."""
+    def _camera_for(self, image: Image) -> Camera:
+        """The present calibration for the size of an image. Raises InputError when they do not fit."""
         assert self._inputs.calibration is not None
-        camera = self._inputs.calibration.resized(image.shape[1], image.shape[0])
+        return self._inputs.calibration.resized(image.shape[1], image.shape[0])
+
+    def _odometry_for(self, camera: Camera) -> VisualOdometry:
+        """The odometry for the present calibration and image size."""
         if self._odometry is None or not camera.same_as(self._odometry.camera):
             self._odometry = VisualOdometry(self._matcher, camera, self.config.odometry, self.config.scale)
             if self._last is not None:  # another camera, but the same robot: odom must not jump
@@ -208,19 +258,22 @@ class Tracker:
         self._last_stamp_ns = -1
         self._outputs.forget()
 
-    def _report(self, estimate: Estimate, arrived: float, started: float, odometry_ms: float) -> None:
+    def _report(self, estimate: Estimate, arrival: Arrival, started: float, odometry_ms: float) -> None:
         now = time.monotonic()
+        age = (self._node.get_clock().now().nanoseconds - estimate.stamp_ns) * 1e-6 - (now - started) * 1e3
         self.processed += 1
         self.status = conversions.status_message(
             estimate,
             self.config,
             self._status_name,
             {
-                "latency_ms": f"{(now - arrived) * 1e3:.1f}",
+                "age_ms": f"{age:.1f}",
+                "latency_ms": f"{(now - arrival.seconds) * 1e3:.1f}",
                 "processing_ms": f"{(now - started) * 1e3:.1f}",
                 "odometry_ms": f"{odometry_ms:.1f}",
                 "received_frames": str(self._inputs.received),
                 "dropped_frames": str(self._inputs.frames.dropped),
+                "late_frames": str(self.late),
             },
         )
         self.status_at = now

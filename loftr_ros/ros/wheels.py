@@ -8,11 +8,13 @@ from collections import deque
 
 import numpy as np
 
+from loftr_ros.errors import InputError
 from loftr_ros.types import Array
 
 _KEPT = 1000
 # Older messages than the last one are late ones up to this; beyond it, time itself has jumped back.
 _LATE_NS = 1_000_000_000
+_MOST_SPEED = 200.0  # metres a second; what is faster is no vehicle with wheels
 
 
 class WheelWay:
@@ -33,16 +35,23 @@ class WheelWay:
         self._taken: float | None = None
 
     def add_position(self, stamp_ns: int, position: Array) -> None:
-        """A position [3] in metres."""
+        """A position [3] in metres. Raises InputError where that cannot be; a jump of it counts as no way."""
+        if not np.isfinite(position).all():
+            raise InputError("its position is not finite.")
         with self._changed:
             if not self._in_order(stamp_ns):
                 return
             step = 0.0 if self._position is None else float(np.linalg.norm(position - self._position))
             self._position = position
+            if self._stamps and step > _MOST_SPEED * max((stamp_ns - self._stamps[-1]) * 1e-9, 1.0):
+                self._append(stamp_ns, 0.0)
+                raise InputError(f"its position has jumped by {step:.3g} m; that counts as no way.")
             self._append(stamp_ns, step)
 
     def add_speed(self, stamp_ns: int, speed: float) -> None:
-        """A speed in metres a second; between two of them it changes steadily."""
+        """A speed in metres a second; between two of them it changes steadily. Raises InputError where it cannot be."""
+        if not abs(speed) <= _MOST_SPEED:
+            raise InputError(f"a speed of {speed:.3g} m/s cannot be.")
         with self._changed:
             if not self._in_order(stamp_ns):
                 return

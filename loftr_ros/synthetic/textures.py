@@ -57,6 +57,8 @@ class Textures:
 
 def _photo_files(folder: Path) -> list[Path]:
     """Sorted, so that a folder and a seed always give the same textures. Raises InputError for none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of pictures.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTO_SUFFIXES)
     if not files:
         raise InputError(f"There are no pictures in {folder}.")

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from loftr_ros.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,17 @@ class TrainingConfig:
     validate_every: int = 500
     checkpoint_minutes: float = 3.0
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what the command line may give, where no training can be made of it."""
+        checks = {
+            "steps must be at least 1": self.steps >= 1,
+            "minutes must be 0 or more, and finite": 0 <= self.minutes < math.inf,
+            "processes must be at least 1": self.processes >= 1,
+            "workers must be at least 0": self.workers >= 0,
+            "learning rate must be greater than 0, and finite": 0 < self.learning_rate < math.inf,
+            "seed must be 0 or more": self.seed >= 0,
+        }
+        for text, holds in checks.items():
+            if not holds:
+                raise ConfigError(f"The {text}.")

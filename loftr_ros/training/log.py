@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
+
+from loftr_ros.errors import InputError
+from loftr_ros.files import write_bytes_atomically
 
 _PANELS = (
     ("coarse", "negative", "fine", "refinement"),
@@ -17,25 +22,38 @@ def append_row(path: Path, row: dict[str, float]) -> None:
     """Add a line, under a header when the file is new."""
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+        file.write(_lines([row], header=new))  # at once, so that a kill leaves whole lines
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
+    """The lines of a log; one that a crash has cut off is left out. Raises InputError."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(whole))]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"The log {path} cannot be read: {error}.") from None
 
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Forget what came after the checkpoint that a run resumes from."""
     rows = [row for row in read_rows(path) if row["step"] <= step]
-    path.unlink(missing_ok=True)
-    for row in rows:
-        append_row(path, row)
+    if rows:
+        write_bytes_atomically(path, _lines(rows, header=True).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _lines(rows: Sequence[dict[str, float]], header: bool) -> str:
+    """As CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    if header:
+        writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def plot(csv_path: Path, picture: Path) -> None:
@@ -51,6 +69,6 @@ def plot(csv_path: Path, picture: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(True, alpha=0.3)
         axis.legend()
-    temporary = picture.with_name(picture.name + ".part.png")
-    figure.savefig(temporary)
-    temporary.replace(picture)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_bytes_atomically(picture, drawn.getvalue())

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,14 +19,17 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from loftr_ros.errors import InputError, LoftrRosError
+from loftr_ros import cli
+from loftr_ros.errors import InputError
+from loftr_ros.files import make_folder, write_atomically, write_bytes_atomically
 from loftr_ros.loftr import CONFIGS
 from loftr_ros.loftr.weights import read_state_dict
+from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import log
 from loftr_ros.training.config import STAGES, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
 from loftr_ros.training.losses import Losses
-from loftr_ros.training.trainer import Trainer
+from loftr_ros.training.trainer import Trainer, read_checkpoint
 from loftr_ros.training.validation import Scores, validate
 
 _UNTIL_TIME_IS_UP = 10**7  # steps
@@ -52,21 +54,18 @@ class Run:
         return self.output / f"{self.config.config}.safetensors"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run, whole = parse(arguments)
-        if whole:
-            train_all(run)
-        else:
-            prepare_output(run)
-            start(run)
-    except LoftrRosError as error:
-        print(error, file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> int:
+    run, whole = parse(arguments)
+    Textures(run.photos)  # says what is wrong with them before anything begins
+    if whole:
+        train_all(run)
+    else:
+        prepare_output(run)
+        start(run)
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Run, bool]:
+def parse(arguments: Sequence[str]) -> tuple[Run, bool]:
     """The run, and whether it is all stages rather than one."""
     defaults = TrainingConfig()
     parser = argparse.ArgumentParser(prog="python -m loftr_ros.training.train", description=__doc__)
@@ -123,7 +122,7 @@ def train_all(run: Run) -> None:
         if not is_done(part):
             prepare_output(part)
             start(part)
-    shutil.copyfile(part.weights, run.weights)
+    write_bytes_atomically(run.weights, part.weights.read_bytes())
 
 
 def stage_runs(run: Run) -> list[Run]:
@@ -148,7 +147,7 @@ def is_done(run: Run) -> bool:
     """Whether its checkpoint is the last of its schedule."""
     if not run.checkpoint.exists():
         return False
-    return torch.load(run.checkpoint, map_location="cpu", weights_only=True)["progress"] >= 1
+    return float(read_checkpoint(run.checkpoint, torch.device("cpu"))["progress"]) >= 1
 
 
 def prepare_output(run: Run) -> None:
@@ -157,9 +156,8 @@ def prepare_output(run: Run) -> None:
         raise InputError(f"There is no checkpoint {run.checkpoint} to resume from.")
     if not run.resume and run.checkpoint.exists():
         raise InputError(f"{run.output} holds a training; add --resume, or name another folder.")
-    run.output.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps(dataclasses.asdict(run.config), indent=2)
-    (run.output / "config.json").write_text(recipe + "\n")
+    make_folder(run.output)
+    write_atomically(run.output / "config.json", [json.dumps(dataclasses.asdict(run.config), indent=2)])
 
 
 def start(run: Run) -> None:
@@ -264,4 +262,4 @@ class Observer:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from loftr_ros.errors import InputError, brief
+from loftr_ros.files import write_bytes_atomically
 from loftr_ros.loftr import CONFIGS, LoFTR
 from loftr_ros.loftr.weights import load_strictly
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.losses import Losses, losses
+
+_CHECKPOINT = ("network", "average", "optimizer", "step", "progress", "seconds")
 
 
 class Trainer:
@@ -124,7 +129,7 @@ class Trainer:
         """The averaged weights, with what they are as metadata."""
         metadata = {"config": self.config.config, "steps": str(self.step)}
         tensors = {name: value.cpu().contiguous() for name, value in self.average.items()}
-        _write(path, lambda part: save_file(tensors, part, metadata))
+        write_bytes_atomically(path, save(tensors, metadata))
 
     def save_checkpoint(self, path: Path) -> None:
         """All that `load_checkpoint` needs to go on as if nothing had happened."""
@@ -136,15 +141,34 @@ class Trainer:
             "progress": self.progress,
             "seconds": self.seconds,
         }
-        _write(path, lambda part: torch.save(content, part))
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes_atomically(path, buffer.getvalue())
 
     def load_checkpoint(self, path: Path) -> None:
-        content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        self.network.load_state_dict(content["network"])
-        self.average = content["average"]
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.progress = content["step"], content["progress"]
-        self._seconds_before, self._started = content["seconds"], time.monotonic()
+        """Raises InputError where the file is no checkpoint, or one of another training."""
+        content = read_checkpoint(path, self.device)
+        try:
+            self.network.load_state_dict(content["network"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.average = {name: content["average"][name] for name in self.average}
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"The checkpoint {path} is of another training: {brief(error)}.") from None
+        self.step, self.progress = int(content["step"]), float(content["progress"])
+        self._seconds_before, self._started = float(content["seconds"]), time.monotonic()
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `Trainer.save_checkpoint` wrote; never runs code from the file. Raises InputError."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise InputError(f"The checkpoint {path} cannot be read: {brief(error)}.") from None
+    missing = set(_CHECKPOINT) - set(content if isinstance(content, dict) else ())
+    numbers = [] if missing else [content[key] for key in ("step", "progress", "seconds")]
+    if missing or not all(isinstance(number, (int, float)) for number in numbers):
+        raise InputError(f"The file {path} is no checkpoint of a training.")
+    return content
 
 
 def bfloat16_helps(device: torch.device) -> bool:
@@ -154,11 +178,3 @@ def bfloat16_helps(device: torch.device) -> bool:
 
 def _copies(network: LoFTR) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write beside the file and move over it: whoever reads it never sees half of one."""
-    part = path.with_name(path.name + ".part")
-    save(part)
-    part.chmod(0o644)  # safetensors makes files that only their owner can read
-    part.replace(path)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
+from loftr_ros.evaluation.sequences import read_colour
+from loftr_ros.files import write_image
 from loftr_ros.pictures import Picture, caption
 from loftr_ros.types import Image
 from loftr_ros.uses.attention_weights import ImageCells, Passage, follow, principal_colours
-from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of, read_colour, write_picture
+from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of
 
 _MARK = (255, 255, 255)
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     passage = follow(matcher, grey0, grey1)
     layers = _chosen_layers(options.layer, len(passage.layers))
     cell = surest_cell(passage) if options.at is None else passage.cells0.cell_at(*options.at)
-    write_picture(options.output, attention_picture(grey0, grey1, passage, cell, layers, options.width))
+    write_image(options.output, attention_picture(grey0, grey1, passage, cell, layers, options.width))
     x, y = passage.cells0.pixel_of(cell)
     best = int(passage.matching([cell])[0].argmax())
     print(f"cell at pixel {x:.0f} {y:.0f} of A; the matching's peak is at {_at(passage.cells1, best)} of B")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import write_atomically
+from loftr_ros.files import write_atomically
 from loftr_ros.uses.comparison import DEFAULT, Outcome, Pair, available, compare, load_pairs
 from loftr_ros.uses.comparison_page import page
 
@@ -50,8 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     bar = tqdm(steps, desc="compare", unit="match", disable=options.quiet, leave=False)
     made = [compare(matcher, pair) for pair, matcher in bar]
     outcomes = [made[i : i + len(matchers)] for i in range(0, len(made), len(matchers))]
+    print(json.dumps(_numbers(pairs, outcomes), indent=2) if options.json else _text(outcomes, missing))
     write_atomically(options.output, [page(pairs, outcomes, missing)])
-    print(json.dumps(_numbers(pairs, outcomes), indent=2) if options.json else _text(outcomes, missing, options.output))
+    if not options.json:
+        print(f"page in {options.output}")
     return 0
 
 
@@ -64,13 +66,13 @@ def _numbers(pairs: Sequence[Pair], outcomes: Sequence[Sequence[Outcome]]) -> li
     ]
 
 
-def _text(outcomes: Sequence[Sequence[Outcome]], missing: dict[str, str], output: Path) -> str:
+def _text(outcomes: Sequence[Sequence[Outcome]], missing: dict[str, str]) -> str:
     lines = []
     for column in zip(*outcomes):
         inliers, matches = sum(o.inliers for o in column), sum(o.matches for o in column)
         lines.append(f"{column[0].matcher}: {inliers} inliers of {matches} matches")
     lines += [f"not compared: {name}: {reason}" for name, reason in missing.items()]
-    return "\n".join([*lines, f"page in {output}"])
+    return "\n".join(lines)
 
 
 def entry_point() -> int:

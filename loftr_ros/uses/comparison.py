@@ -15,13 +15,13 @@ from loftr_ros.config import MATCHERS
 from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.pairs import pose_errors_deg, poses_at
 from loftr_ros.evaluation.peers import PEERS, load_peer
-from loftr_ros.evaluation.sequences import Options, open_folder
+from loftr_ros.evaluation.sequences import Options, open_folder, read_colour
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse
 from loftr_ros.matching import Matcher, load_matcher
 from loftr_ros.pictures import Picture, pair_picture
 from loftr_ros.types import Array, Image, Matches
-from loftr_ros.uses.inputs import camera_of, images_in, read_colour
+from loftr_ros.uses.inputs import camera_of, images_in
 from loftr_ros.uses.relative_pose import relative_pose
 from loftr_ros.uses.similarity import verify
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import write_atomically, write_bytes_atomically
+from loftr_ros.files import write_atomically, write_bytes_atomically
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, quat_xyzw
 from loftr_ros.types import Array

@@ -6,14 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from loftr_ros.config import MATCHERS, config_from_dict
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import IMAGE_SUFFIXES
-from loftr_ros.evaluation.trajectory import write_bytes_atomically
 from loftr_ros.geometry.camera import Camera, load_camera
 from loftr_ros.matching import PlaceMatcher, matcher_from_config
 
@@ -41,16 +36,6 @@ def matcher_of(options: argparse.Namespace) -> PlaceMatcher:
     return matcher_from_config(config_from_dict(given).matcher)
 
 
-def read_colour(path: Path) -> NDArray[np.uint8]:
-    """[H, W, 3] bgr. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"The image {path} does not exist.")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"The image {path} cannot be read.")
-    return image
-
-
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder by name. Raises InputError where there are none."""
     if not folder.is_dir():
@@ -71,14 +56,3 @@ def camera_of(image: Path, width: int, height: int, camera_info: Path | None = N
     if file is None:
         return None
     return load_camera(file).resized(width, height)
-
-
-def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a picture in the format that the name ends with. Raises InputError."""
-    try:
-        done, content = cv2.imencode(path.suffix or ".png", picture)
-    except cv2.error:
-        done = False
-    if not done:
-        raise InputError(f"Pictures cannot be written as '{path.suffix}'; name a .png or .jpg file, not {path}.")
-    write_bytes_atomically(path, content.tobytes())

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.sequences import read_depth
+from loftr_ros.evaluation.sequences import read_colour, read_depth
+from loftr_ros.files import write_image
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.pictures import caption, pair_picture
 from loftr_ros.types import Matches
-from loftr_ros.uses.inputs import add_matcher_arguments, camera_of, matcher_of, read_colour, write_picture
+from loftr_ros.uses.inputs import add_matcher_arguments, camera_of, matcher_of
 from loftr_ros.uses.relative_pose import RelativePose, relative_pose
 from loftr_ros.uses.similarity import score_of_features, score_of_matches, verify
 
@@ -46,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    if options.baseline is not None and not options.baseline > 0:
-        raise InputError(f"--baseline must be greater than 0, not {options.baseline:g}.")
+    if options.baseline is not None and not 0 < options.baseline < 1e6:
+        raise InputError(f"--baseline must be greater than 0, and below 1e6 metres, not {options.baseline:g}.")
     matcher = matcher_of(options)
     colour0, colour1 = read_colour(options.image0), read_colour(options.image1)
     camera0 = camera_of(options.image0, colour0.shape[1], colour0.shape[0], options.camera_info)
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str]) -> int:
         pose = _pose(matches, camera0, colour1, options)
     # 3. Results
     result = _result(matches, pose, (there + back) / 2)
-    write_picture(options.output, _picture(colour0, colour1, matches, pose.inliers, result))
-    print(json.dumps(result, indent=2) if options.json else _text(result, options.output))
+    print(json.dumps(result, indent=2) if options.json else _text(result))
+    write_image(options.output, _picture(colour0, colour1, matches, pose.inliers, result))
+    if not options.json:
+        print(f"picture in {options.output}")
     return 0
 
 
@@ -107,12 +110,11 @@ def _picture(
     return np.concatenate([caption(text, picture.shape[1]), picture])
 
 
-def _text(result: dict[str, Any], output: Path) -> str:
+def _text(result: dict[str, Any]) -> str:
     lines = [
         f"{result['matches']} matches, {result['inliers']} inliers ({100 * result['inlier_ratio']:.0f} %)",
         f"similarity {result['similarity']:.3f}",
         *_pose_text(result["pose_of_b_in_a"]),
-        f"picture in {output}",
     ]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from loftr_ros import cli
 from loftr_ros.config import SCALE_SOURCES, config_from_dict
-from loftr_ros.errors import InputError
+from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.sequences import (
     FolderRecording,
     Options,
@@ -22,12 +23,14 @@ from loftr_ros.evaluation.sequences import (
     VideoRecording,
     check_size,
     open_recording,
+    read_colour,
 )
-from loftr_ros.evaluation.trajectory import Trajectory, make_folder, write_tum
+from loftr_ros.evaluation.trajectory import Trajectory, write_tum
+from loftr_ros.files import make_folder, write_image
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.uses.formats import image_name, write_colmap, write_ply
-from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of, read_colour, write_picture
+from loftr_ros.uses.inputs import add_matcher_arguments, matcher_of
 from loftr_ros.uses.keyframes import Gatherer, View
 from loftr_ros.uses.point_picture import point_picture
 from loftr_ros.uses.reconstruction import Filter, triangulate_views
@@ -53,8 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    finite = all(math.isfinite(value or 0.0) for value in (options.rate, options.error, options.parallax))
     positive = options.rate > 0 and (options.error is None or options.error > 0)
-    if options.views < 2 or not positive or not options.parallax >= 0:
+    if options.views < 2 or not positive or not options.parallax >= 0 or not finite:
         raise InputError("--views must be at least 2, --error and --rate greater than 0, and --parallax at least 0.")
     scale = config_from_dict({"scale": options.scale}).scale
     recording = open_recording(
@@ -64,27 +68,29 @@ def main(arguments: Sequence[str]) -> int:
     make_folder(options.output)
     odometry = VisualOdometry(matcher_of(options), recording.camera, scale=scale)
     # 1. Keyframes and their tracks
-    views = gather(recording, odometry, options.quiet)
+    views, failure = gather(recording, odometry, options.quiet)
     # 2. Points
     error_px = options.error or default_error_px(recording.camera)
     keep = Filter(error_px=error_px, views=options.views, parallax_deg=options.parallax)
     cloud = triangulate_views(views, recording.camera, keep)
     if len(cloud.points) == 0:
-        raise InputError(f"No point of {options.input} could be triangulated: does the camera move enough?")
+        raise failure or InputError(f"No point of {options.input} could be triangulated: does the camera move enough?")
     # 3. Results
     write_ply(options.output / "points.ply", cloud.points, cloud.colours)
     write_colmap(options.output / "sparse", recording.camera, views, cloud)
     for view in views:
-        write_picture(options.output / "images" / image_name(view), view.image)
+        write_image(options.output / "images" / image_name(view), view.image)
     poses = [view.known.pose_world_camera for view in views]
     write_tum(options.output / "keyframes_tum.txt", Trajectory([view.stamp_ns for view in views], poses))
-    write_picture(options.output / "points.png", point_picture(cloud.points, cloud.colours, poses))
+    write_image(options.output / "points.png", point_picture(cloud.points, cloud.colours, poses))
     error = float(np.sqrt(np.mean(cloud.error_px**2)))
     print(
         f"{len(cloud.points)} points from {len(views)} keyframes, {len(cloud.point) / len(cloud.points):.1f} views each"
     )
     print(f"reprojection error {error:.2f} px; lengths are {'metres' if options.scale == 'depth' else 'arbitrary'}")
     print(f"points.ply, points.png, sparse/ (COLMAP) and images/ in {options.output}")
+    if failure is not None:
+        raise failure
     return 0
 
 
@@ -93,13 +99,19 @@ def default_error_px(camera: Camera) -> float:
     return Filter.error_px * max(1.0, max(camera.width, camera.height) / 640)
 
 
-def gather(recording: Recording, odometry: VisualOdometry, quiet: bool) -> list[View]:
-    """Run the odometry over a recording and gather its keyframes."""
+def gather(
+    recording: Recording, odometry: VisualOdometry, quiet: bool
+) -> tuple[list[View], LoftrRosError | None]:
+    """Run the odometry over a recording and gather its keyframes; and what ended the recording early, or None."""
     gatherer = Gatherer(odometry, colour_reader(recording))
-    for frame in cli.progress(recording.frames(), len(recording) or None, "reconstruct", quiet):
-        check_size(frame, recording.camera)
-        gatherer.add(frame, odometry.process(frame))
-    return gatherer.finish()
+    failure: LoftrRosError | None = None
+    try:
+        for frame in cli.progress(recording.frames(), len(recording) or None, "reconstruct", quiet):
+            check_size(frame, recording.camera)
+            gatherer.add(frame, odometry.process(frame))
+    except LoftrRosError as error:
+        failure = error
+    return gatherer.finish(), failure
 
 
 def colour_reader(recording: Recording) -> Callable[[int], NDArray[np.uint8] | None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import read_image
-from loftr_ros.evaluation.trajectory import write_bytes_atomically
+from loftr_ros.files import write_bytes_atomically
 from loftr_ros.matching import PlaceMatcher
 from loftr_ros.places import PlaceIndex
 from loftr_ros.types import Image

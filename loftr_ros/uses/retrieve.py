@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.sequences import read_image
+from loftr_ros.evaluation.sequences import read_colour, read_image
+from loftr_ros.files import write_image
 from loftr_ros.pictures import Picture, caption
-from loftr_ros.uses.inputs import add_matcher_arguments, images_in, matcher_of, read_colour, write_picture
+from loftr_ros.uses.inputs import add_matcher_arguments, images_in, matcher_of
 from loftr_ros.uses.retrieval import FolderIndex, Place, default_file, load, save, search, update
 
 _THUMBNAIL = (400, 300)  # most width and height
@@ -64,13 +65,14 @@ def main(arguments: Sequence[str]) -> int:
     places = search(index, folder, matcher, read_image(options.query), options.top, options.shortlist)
     seconds = time.perf_counter() - started
     # 3. Results
-    write_picture(options.output, contact_sheet(colour, options.query.name, folder, places))
     if options.json:
         print(json.dumps([dataclasses.asdict(place) for place in places], indent=2))
-        return 0
-    print(f"index of {len(index.names)} images in {file} ({described} described now)")
-    print(_table(places))
-    print(f"{seconds:.2f} s for the search; contact sheet in {options.output}")
+    else:
+        print(f"index of {len(index.names)} images in {file} ({described} described now)")
+        print(f"{_table(places)}\n{seconds:.2f} s for the search")
+    write_image(options.output, contact_sheet(colour, options.query.name, folder, places))
+    if not options.json:
+        print(f"contact sheet in {options.output}")
     return 0
 
 

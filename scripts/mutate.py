@@ -28,7 +28,7 @@ from pathlib import Path
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.evaluation.trajectory import write_bytes_atomically
+from loftr_ros.files import write_bytes_atomically
 
 ROOT = Path(__file__).parent.parent
 FILES = ("geometry/*.py", "odometry/*.py")

@@ -45,6 +45,7 @@ MAY_START_PROCESSES = {
     "loftr_ros/evaluation/contender_process.py",
     "loftr_ros/ros/soak.py",
     "scripts/mutate.py",
+    "scripts/odometry_table.py",
 }
 
 

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Nav2 with visual odometry in place of wheel odometry: vo_node publishes odom -> base_link, Nav2 uses both.
 
 Nav2 needs metres: give a scale (depth, odometry or camera_height). map -> odom comes from Nav2's localization or from

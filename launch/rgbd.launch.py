@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Visual odometry in metres from an RGB-D camera: vo.launch.py with `scale: depth` and a RealSense's topics.
 
 The depth image must be aligned with the colour image (realsense2_camera: align_depth.enable:=true).

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Visual odometry fused by robot_localization: the filter publishes odom -> base_link, vo_node does not.
 
 Other sources (wheels, IMU) go into a copy of config/ekf.yaml, given as ekf_config:=FILE.

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Visual odometry from a camera, or from a bag with `bag:=PATH`."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What all commands share: errors of the user become one sentence and exit code 2."""
 
 from __future__ import annotations

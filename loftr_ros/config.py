@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Every setting of the package, its default, its range and its description: the one place where they are written.
 
 The command line, the YAML files and the ROS parameters are made from these classes. Groups are for the code; users

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The README's table of parameters, made from the settings: `python -m loftr_ros.documentation` rewrites it."""
 
 from __future__ import annotations

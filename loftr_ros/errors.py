@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The errors that a user can cause. Commands print their message, one clear sentence, and exit with code 2."""
 
 

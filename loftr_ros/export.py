@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`export`: a LoFTR network as ONNX files, for TensorRT and other runtimes, checked against torch.
 
 Two files, so that a keyframe's features are computed once:

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Files: results are written whole or not at all, and YAML is read without surprises."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Images as cameras and recordings store them, to grey uint8."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The values that pass between matching, odometry and their users. numpy only.
 
 Conventions, everywhere in this package:

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A live view of the odometry with rerun (https://rerun.io), where the package rerun-sdk is installed."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Is the covariance that of the errors? Normalized estimation error squared (NEES) of poses on rendered runs.
 
     .venv/bin/python scripts/nees.py [--matcher sift] [--runs 200] [--first-seed 1000] [--json FILE]

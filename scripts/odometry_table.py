@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Errors of several odometries on the same sequences in one run, as the table of the README.
 
     .venv/bin/python scripts/odometry_table.py SEQUENCE... [--matchers tiny sift orb] [--json FILE]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A vocabulary for ORB-SLAM3 from any photos, since orbslam3-python ships none.
 
     python scripts/orb_vocabulary.py PHOTOS vocabulary.txt

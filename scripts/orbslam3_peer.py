@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """ORB-SLAM3, monocular, on a sequence folder; its trajectory as a TUM file. A peer, for comparisons only.
 
     python scripts/orbslam3_peer.py SEQUENCE vocabulary.txt trajectory.txt

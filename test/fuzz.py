@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Mutated and random messages, files and numbers into everything that reads what others wrote.
 
     scripts/fuzz --cases 20000 --seed 1 [--targets image bag ...] [--json FILE]

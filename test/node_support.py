@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A real vo_node in its own process, and a client of it in this one, over DDS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Writes little recordings: sequence folders, videos, and bags of all kinds."""
 
 from __future__ import annotations

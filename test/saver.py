@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Saves results again and again through the package's own functions until it is killed: see test_killed_while_saving.
 
 Round k writes only values that name k, so that a file of two rounds is told from a whole one. For each line on its

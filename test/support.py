@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What several test modules build on: textures, cameras, and small things to compare with."""
 
 from __future__ import annotations

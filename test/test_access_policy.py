@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The access control policy for SROS 2 allows what the node uses, and nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Files and arguments that no command can use: one sentence, exit code 2, within seconds, and old results stay.
 
 Every case names the words that the sentence must have. Commands run in this process, through their entry points.

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What reaches a running node and cannot be used, and faults while it runs, over DDS.
 
 The node runs in this process, so that its diagnosis can be asked for at once instead of once a second. After every bad

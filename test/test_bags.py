@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Bags of all kinds give the pixels and stamps that were written, and damaged ones one sentence."""
 
 from __future__ import annotations

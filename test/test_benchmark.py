@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The benchmark: its arithmetic, and that it measures what it says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The bundled model on rendered pairs whose truth is known exactly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The configuration: defaults, refusals that name the setting, and the forms of its files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Frames of reference of the messages, wheels and mailboxes: what needs no running node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """ONNX files of a network: they do what torch does, or the command says that they do not."""
 
 from __future__ import annotations

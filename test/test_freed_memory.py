@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A matcher that runs for days does not hold more and more memory that it has freed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The refinement of pose and depths: it finds the truth, and its covariance is honest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Bundle adjustment: it finds the truth, keeps what is fixed, and its covariance is honest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Camera models: there and back, against the formulas, and every refusal."""
 
 from __future__ import annotations

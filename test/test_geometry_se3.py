@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Rigid motions: properties that hold for every rotation, and the first-order covariance."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Inverse depths: exact without noise, right at infinity, and as uncertain as they say."""
 
 from __future__ import annotations

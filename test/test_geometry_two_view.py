@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Pose from two views of synthetic scenes: noise, outliers, planes, pure rotation, and odd answers of OpenCV."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Pixels of every encoding, as cameras send them: padded, byte-swapped, mosaicked, lying."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Imports go one way: the layout of the package, proven on its source and in fresh interpreters."""
 
 from __future__ import annotations

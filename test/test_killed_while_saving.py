@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """kill -9 while results are saved: every file that is left is whole, the old one or the new one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Images that come too late are told from those of a camera that is always slow, and from recordings."""
 
 from __future__ import annotations

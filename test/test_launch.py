@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`ros2 launch loftr_ros vo.launch.py`, and extrinsics from TF: where launch_ros and tf2_ros are installed."""
 
 from __future__ import annotations

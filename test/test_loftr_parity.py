@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Our network against kornia's LoFTR: the same random state dict gives the same matches."""
 
 from __future__ import annotations

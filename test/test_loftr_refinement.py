@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The second refinement: local affine maps, patches, and what the trained one does with a known shift."""
 
 from __future__ import annotations

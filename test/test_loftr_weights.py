@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Files of weights: all forms load strictly, bad ones give one sentence, downloads resume and are checked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Matchers: right where the truth is known, empty where there is nothing, exact in their pixel mapping."""
 
 from __future__ import annotations

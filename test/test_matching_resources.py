@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Memory, precision, rate and compilation: what LoFTR makes of the machine that it runs on."""
 
 from __future__ import annotations

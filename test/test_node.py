@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The real node in its own process, over DDS: what goes in as messages, what comes out, and with which values."""
 
 from __future__ import annotations

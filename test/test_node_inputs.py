@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What the real node takes in, over DDS: images, calibration, masks, depth, wheels, quality of service, time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Lifecycle and services of the real node, over DDS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What the real node gives besides odometry, over DDS: matches as data, points, pictures, TF either way, names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The odometry on trajectories of known points: poses, states, scale, covariance, and what it refuses.
 
 A fake matcher knows the 3D points and where they are seen from each frame, with noise; the number of the frame is

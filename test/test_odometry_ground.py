@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The ground under a vehicle: the plane, the filter of its height, and what both do for the scale."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The pair benchmark: its error, its area under the curve, and a run on a rendered sequence."""
 
 from __future__ import annotations

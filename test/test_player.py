@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The player against a real node, over DDS, without launch; and the configuration files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The replay command: its files, its numbers, its exit codes, and that it loses nothing."""
 
 from __future__ import annotations

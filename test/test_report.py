@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """report.html, opened by a real browser without a network."""
 
 from __future__ import annotations

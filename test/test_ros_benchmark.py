@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The benchmark with the node's messages."""
 
 from __future__ import annotations

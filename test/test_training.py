@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Training: data, losses, exact resumption, whole checkpoints."""
 
 import dataclasses

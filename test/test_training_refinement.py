@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Training of the second refinement: what it sees, its losses, and that nothing else moves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Attention written out: rows that sum to 1, the network's own messages, and where the matching peaks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The commands are offered under the names that the README tells."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Matchers side by side: what is measured of them, and the page, opened in a real browser."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Relative poses and the similarity of rendered pairs whose truth is known, and the command `match`."""
 
 from __future__ import annotations

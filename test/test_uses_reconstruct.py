@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Points in 3-D against the rendered room's truth, and the files that are made of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Places: image descriptors, the index and what makes it new, the search, and the command `retrieve`."""
 
 from __future__ import annotations

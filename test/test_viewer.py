@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The live view, recorded to a file and read back by rerun's own command."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Bags: rosbag2 (sqlite3, MCAP) and ROS 1, raw and compressed images, read without ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`benchmark`: how fast the matchers and the odometry are on this machine, stage by stage and beside others.
 
 All times are of one run on one machine with the same images: compare them with each other.

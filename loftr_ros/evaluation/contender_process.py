@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A contender in a process of its own, so that none changes the speed or the memory of another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The matchers that `benchmark` compares, ours and those of others, each as one call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What makes matching harder, done to frames: darkness with noise, and roll. The same for every matcher and run."""
 
 from __future__ import annotations

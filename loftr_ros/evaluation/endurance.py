@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Judges a long run of the node: does its memory grow, does it become slower, does it leave the state OK?"""
 
 from __future__ import annotations

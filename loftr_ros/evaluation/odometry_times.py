@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """How long each stage of the odometry takes, from a frame to its estimate."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Relative pose from single pairs of frames: how good are the matches alone?
 
 python -m loftr_ros.evaluation.pairs SEQUENCE... [--gaps 1,2] [--matchers tiny,sift,orb] [--dark] [--roll DEG]

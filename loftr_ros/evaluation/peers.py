@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Matchers of other projects to compare with. They are no dependencies: whoever wants one installs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A LoFTR without training, to compare and time where there are no weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`render_room`: write a rendered sequence with known trajectory, to try everything without a camera."""
 
 from __future__ import annotations

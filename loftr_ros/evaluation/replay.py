@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`replay`: a recording through the odometry as fast as it goes, without ROS, the same every time."""
 
 from __future__ import annotations

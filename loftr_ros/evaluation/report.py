@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """report.html: a run on one page that needs nothing else, neither files nor a network."""
 
 from __future__ import annotations

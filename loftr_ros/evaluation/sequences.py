@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Recordings of a camera: folders of images, videos and bags, all as frames in the order of their stamps."""
 
 from __future__ import annotations

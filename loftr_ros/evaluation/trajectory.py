@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Trajectory files: TUM (`timestamp tx ty tz qx qy qz qw`) and KITTI (3x4 matrices, row by row)."""
 
 from __future__ import annotations

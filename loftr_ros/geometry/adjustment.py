@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Least-squares refinement of one relative pose together with the inverse depths of its points.
 
 Each point carries what is known of its inverse depth, a mean and a standard deviation. Where that is precise, the point

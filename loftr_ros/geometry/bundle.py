@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Bundle adjustment of a few keyframes whose points have inverse depths.
 
 Every point belongs to one keyframe, its anchor: it lies on that keyframe's ray through the keypoint, at an inverse

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Camera models: pixels to viewing rays and back.
 
 The models and the order of their coefficients are those of sensor_msgs/CameraInfo and of OpenCV.

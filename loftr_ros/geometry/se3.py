@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Rigid motions as 4x4 matrices. `pose_a_b` maps points from frame b into frame a."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Triangulation of inverse depths. Points are normalized (x / z, y / z), inverse depths are 1 / z in camera 0."""
 
 from __future__ import annotations

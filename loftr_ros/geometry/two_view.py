@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Pose between two views from matched points.
 
 Points are normalized: undistorted (x / z, y / z), [N, 2]. Poses are pose_1_0, points of camera 0 into camera 1, and

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The LoFTR network in torch. Knows nothing of odometry or ROS."""
 
 from loftr_ros.loftr.config import CONFIGS, LoFTRConfig

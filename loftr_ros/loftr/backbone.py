@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """ResNet with a feature pyramid: coarse features at 1/8, fine features at 1/2 of the image."""
 
 from __future__ import annotations

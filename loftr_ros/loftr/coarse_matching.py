@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Coarse matching: dual softmax over all pairs of cells, threshold, mutual nearest neighbours, border (section 3.3)."""
 
 from __future__ import annotations

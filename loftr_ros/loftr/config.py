@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The sizes of the LoFTR network: configurations of one class."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Fine matching: windows of fine features around each coarse match, and the expectation of their correlation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Batch norms folded into the convolutions before them: the same answers with fewer passes over the data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """How the C library hands memory back to the system, which costs time."""
 
 from __future__ import annotations

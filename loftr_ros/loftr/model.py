@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The LoFTR network: two grey images in, matches with sub-pixel positions out.
 
 Sun et al., "LoFTR: Detector-Free Local Feature Matching with Transformers", CVPR 2021.

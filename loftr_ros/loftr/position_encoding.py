@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Two-dimensional sine position encoding (Carion et al., ECCV 2020; LoFTR section 3.2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Second refinement: patches of the images themselves around each match, and a small network that compares them.
 
 The fine stage sees features at half the resolution through a window of five of them. Here patches of full resolution

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Self- and cross-attention between the features of two images, with linear attention."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Files of network weights: where they are, what they must hold, and where to get them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Matchers behind one protocol: LoFTR in its sizes, SIFT and ORB."""
 
 from __future__ import annotations

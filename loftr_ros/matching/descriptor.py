@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """One vector for a whole image, from its local features."""
 
 from __future__ import annotations

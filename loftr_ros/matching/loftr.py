@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """LoFTR as a Matcher: numpy images in, matches in original pixels out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Which size images are shrunk to before they are matched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Inverse depths of a keyframe's keypoints, refined by every frame that sees them again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The ground under a vehicle: a plane that the camera moves along.
 
 A point on the plane n . X = h (n the unit normal, h the camera's distance) has the inverse depth ray . n / h: the plane

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Between the odometry and its matcher: whatever goes wrong in there is one kind of error, and matches are numbers."""
 
 from __future__ import annotations

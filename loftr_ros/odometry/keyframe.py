@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Keyframes: features that are computed once, a pose, and depths."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Does the camera move at all, and if so, does it move from its place?"""
 
 from __future__ import annotations

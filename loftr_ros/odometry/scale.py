@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Where metres come from. Each source says how many metres one unit of the map is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Where the camera was last and how fast it went: velocities, and the refusal of jumps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Pose of a frame relative to a keyframe whose points have depths."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The unit of the map: what is known of it, and how a map is brought to metres."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The last keyframes, frames between them, and what they saw of each other, adjusted together."""
 
 from __future__ import annotations

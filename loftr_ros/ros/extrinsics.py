@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Where the camera sits on the robot: from a parameter, or from TF."""
 
 from __future__ import annotations

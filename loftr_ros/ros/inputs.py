@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Subscriptions of the node: everything that a frame needs, gathered from the topics."""
 
 from __future__ import annotations

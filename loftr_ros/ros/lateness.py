@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Which images come too late to be worth their time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Hands frames from the executor's thread to the worker's."""
 
 from __future__ import annotations

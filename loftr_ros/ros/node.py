@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`vo_node`: camera frames in; odometry, TF, path and match pictures out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Settings as ROS parameters: one for each key of loftr_ros.config, with its description, range and default."""
 
 from __future__ import annotations

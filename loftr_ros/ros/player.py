@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`player`: play a recording into the node over DDS, and keep what the node answers.
 
 It sends a frame, waits for the node's status of it, then sends the next: every frame is processed, on machines of any

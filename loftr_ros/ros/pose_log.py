@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The poses of a run, in little memory."""
 
 from __future__ import annotations

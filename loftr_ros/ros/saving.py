@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What the service ~/save_trajectory writes, and where it may."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`soak`: play a rendered room into a node of its own for long, watch its memory, latency and states, and judge them.
 
 The camera goes round and round in the room without a jump. Written to the output folder: soak.json, soak.png, node.log.

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The worker of the node: takes frames, runs the odometry, hands on what it finds."""
 
 from __future__ import annotations

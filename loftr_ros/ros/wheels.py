@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The way that the wheels have travelled, at any time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A textured room with boxes and a camera that goes round in it: known poses, depths and matches, without any data.
 
 World frame: x and y on the floor, z up, the origin at the centre of the floor; metres.

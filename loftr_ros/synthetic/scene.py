@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Ray-cast views of textured quads: images with exact depth, and exact correspondences between two of them.
 
 Conventions: the camera frame is optical (x right, y down, z forward), pixel centres have integer coordinates,

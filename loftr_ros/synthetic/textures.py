@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Textures for synthetic scenes: from any folder of photos, and procedural ones where there is none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The training recipe: the one place where its defaults are written."""
 
 from __future__ import annotations

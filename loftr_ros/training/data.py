@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Batches of training pairs, each a function of (seed, step, process) alone: so a run resumes exactly."""
 
 from __future__ import annotations

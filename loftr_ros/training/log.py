@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The log of a training: a CSV file, and a picture of its curves."""
 
 from __future__ import annotations

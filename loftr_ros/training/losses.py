@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Losses of coarse assignment and fine positions (LoFTR section 3.5), and the forward pass they need."""
 
 from __future__ import annotations

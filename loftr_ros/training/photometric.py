@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What real cameras do to grey values: exposure, gamma, blur, shadows, vignetting, darkness, noise, JPEG."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Training of the second refinement alone.
 
 At first with true matches, moved as the stages before it would err: that needs neither backbone nor transformers, so

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Random scenes of textured quads: planes, streets, rooms, clutter.
 
 World axes: x right, y down, z forward; metres.

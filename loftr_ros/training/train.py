@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Train a LoFTR, all its stages: python -m loftr_ros.training.train --photos DIR --config tiny --output DIR."""
 
 from __future__ import annotations

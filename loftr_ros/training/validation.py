@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """How good a network is on held-out pairs with known correspondences."""
 
 from __future__ import annotations

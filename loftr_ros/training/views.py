@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Random pairs of views of random scenes, and where each coarse cell of one lies in the other."""
 
 from __future__ import annotations

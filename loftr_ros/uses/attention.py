@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`attention`: what a cell of image A looks at in A and in B, layer by layer, and what the transformer adds."""
 
 from __future__ import annotations

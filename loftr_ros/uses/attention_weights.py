@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What each cell of an image looks at inside the coarse transformer: the attention weights, written out.
 
 The network never forms them (linear attention; Katharopoulos et al., ICML 2020), but they exist: equation 7 there is a

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`compare`: matchers side by side on two images, a sequence, or a folder of pairs, on one HTML page."""
 
 from __future__ import annotations

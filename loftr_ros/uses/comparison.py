@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Matchers side by side on the same pairs of images: what each finds, how right it is, and how long it takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A comparison as one HTML page that needs nothing else: its pictures are in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Point clouds as files: PLY, and the text model of COLMAP (https://colmap.github.io/format.html)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """What the commands take: images, their calibration, and a matcher."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The keyframes of an odometry, gathered with what they know of depths and where they see each other's keypoints.
 
 Every keyframe's keypoints lie on its matcher's grid, so matching its neighbours against it gives one observation of the

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`match`: two images; their matches, relative pose and similarity, and a picture of the matches."""
 
 from __future__ import annotations

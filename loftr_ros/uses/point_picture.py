@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A picture of points in space and the cameras that saw them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`reconstruct`: keyframe poses and coloured points from a sequence, as PLY and as a COLMAP text model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Points in 3-D from keyframes that see the same keypoints: triangulated in several views, filtered and coloured.
 
 Poses come from the odometry; a point is the weighted mean of the inverse depths that the views give it, and stays where

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Where one camera stands, seen from another: rotation, and direction or length of the way between."""
 
 from __future__ import annotations

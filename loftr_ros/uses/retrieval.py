@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Places in a folder of images: a descriptor of each, kept in a file, and verified matches with the most alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """`retrieve`: which images of a folder show the place of a query image?"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """How much two images see of the same: a score in [0, 1] from geometrically verified matches.
 
 The score is about the share of the images' area that both of them see. A match counts when it agrees with one epipolar

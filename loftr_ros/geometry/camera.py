@@ -146,7 +146,8 @@ def camera_from_calibration(
     if abs(matrix[0, 1]) > 1e-9 * matrix[0, 0] or np.abs(matrix[[1, 2, 2], [0, 0, 1]]).any() or matrix[2, 2] != 1:
         raise InputError("The camera matrix must be [fx 0 cx; 0 fy cy; 0 0 1].")
     if model not in MODELS:
-        raise InputError(f"The distortion model '{model[:40]}' is not supported; {', '.join(m for m in MODELS if m)} are.")
+        known = ", ".join(name for name in MODELS if name)
+        raise InputError(f"The distortion model '{model[:40]}' is not supported; {known} are.")
     if len(distortion) not in MODELS[model] and any(distortion):
         raise InputError(f"The distortion model '{model}' does not take {len(distortion)} coefficients.")
     camera = Camera(width, height, matrix, model, tuple(float(d) for d in distortion))

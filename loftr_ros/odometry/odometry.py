@@ -147,9 +147,10 @@ class VisualOdometry:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
         matches = self.matcher.match_features(features0, features1)
         points = normalize(matches, self.camera)
-        known = np.isfinite(points.points0).all(axis=1) & np.isfinite(points.points1).all(axis=1)
-        if known.all():
+        finite = np.isfinite(np.hstack([points.points0, points.points1])).all(axis=1)
+        if finite.all():
             return matches, points
+        known = np.flatnonzero(finite)
         return matches[known], NormalizedMatches(points.points0[known], points.points1[known], points.sigma1[known])
 
     def _follow(self, view: View) -> Estimate:

@@ -649,7 +649,7 @@ def test_compressed_images_that_cannot_be_decoded_are_skipped(frames):
     bad = {
         b"": "0 bytes of a compressed image",
         b"no image": "8 bytes of a compressed image",
-        png[:30]: "30 bytes of a PNG image are cut off",
+        png[:30]: "30 bytes of a compressed image cannot be decoded",
         png_that_claims(60000, 60000): "60000x60000 pixels",
         jpeg_that_claims(65000, 65000): "65000x65000 pixels",
         png_that_claims(0, 0): "0x0 pixels",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from loftr_ros.errors import InputError, LoftrRosError, brief
 
 _MOST_TEXT = 500
+_DEEP = re.compile(r"(?:[\[{]\s*){100}")
 _PART = ".part"  # how the names of files end that are still being written
 
 
@@ -88,7 +90,10 @@ def read_yaml(path: str | Path, what: str, kind: type[LoftrRosError]) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text()
+        if _DEEP.search(text):  # the parser would give up too, but takes seconds to do so
+            raise RecursionError
+        return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise kind(f"The {what} {path} cannot be read: {brief(error)}.") from None
     except RecursionError:

@@ -113,7 +113,7 @@ def _decoded(data: Any, mode: int) -> NDArray[Any]:
         if size[0] * size[1] > _MOST_PIXELS_PER_BYTE * len(buffer):
             raise InputError(f"{len(buffer)} bytes of a compressed image cannot hold {size[0]}x{size[1]} pixels.")
     if _is_cut_off(buffer):
-        raise InputError(f"{len(buffer)} bytes of a PNG image are cut off, or damaged.")
+        raise InputError(f"{len(buffer)} bytes of a compressed image cannot be decoded: they are cut off, or damaged.")
     try:
         image = cv2.imdecode(buffer, mode) if len(buffer) else None
     except cv2.error:  # a size beyond OpenCV's limits

@@ -28,26 +28,26 @@ from loftr_ros.training import train
 from loftr_ros.uses import attention, compare, match, reconstruct, retrieve
 
 IMAGES = sliding_images(4, 120, 160)
-MOST_SECONDS = 5.0
+MOST_SECONDS = 5.0  # of this process: other work of the machine does not count
 OLD = "an old result\n"
 
 
 def attempt(capsys, command, *arguments: object) -> str:
     """Run a command that must refuse; return its sentence."""
     capsys.readouterr()
-    started = time.monotonic()
+    started, began = time.process_time(), time.monotonic()
     try:
         code = cli.run(command.main, [str(a) for a in arguments])
     except SystemExit as error:  # argparse
         code = error.code
-    seconds = time.monotonic() - started
+    seconds, waited = time.process_time() - started, time.monotonic() - began
     captured = capsys.readouterr()
     assert code == 2, captured.err
     assert "Traceback" not in captured.out + captured.err
     sentence = captured.err.strip().splitlines()[-1]
     assert "error: " in sentence and len(sentence) < 1000
     assert is_one_sentence(sentence) or "usage: " in captured.err
-    assert seconds < MOST_SECONDS
+    assert seconds < MOST_SECONDS and waited < 10 * MOST_SECONDS
     return sentence
 
 
@@ -185,9 +185,12 @@ RECORDINGS = {
     "bag without calibration": (bag_without_calibration, "name a file with --camera-info"),
     "empty metadata": (bag_with_metadata(""), "cannot be read"),
     "metadata is text": (bag_with_metadata("hello"), "cannot be read"),
-    "metadata is no YAML": (bag_with_metadata("a: ["), "cannot be read"),
+    "metadata is no YAML": (bag_with_metadata("a: ["), "metadata.yaml is not valid YAML"),
     "metadata of tomorrow": (bag_with_metadata("rosbag2_bagfile_information: {version: 99}"), "cannot be read"),
-    "metadata nested without end": (bag_with_metadata(DEEP), "cannot be read"),
+    "metadata nested without end": (
+        bag_with_metadata(DEEP),
+        "metadata.yaml is not valid YAML: it is nested too deeply",
+    ),
     "unknown encoding": (bag_image(encoding="mono32"), "encoding 'mono32' is not supported"),
     "encoding of more bytes": (bag_image(encoding="rgb8"), "says 160x120 pixels of 'rgb8'"),
     "step too short": (bag_image(step=10), "10 bytes a row"),

@@ -15,6 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from loftr_ros.errors import InputError, brief
 from loftr_ros.evaluation.sequences import Options
+from loftr_ros.files import read_yaml
 from loftr_ros.geometry.camera import Camera, camera_from_info, load_camera
 from loftr_ros.imaging import decode, depth_in_metres, to_grey, unpack
 from loftr_ros.odometry.scale import Odometer
@@ -36,6 +37,8 @@ class BagRecording:
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path.parent if path.suffix.lower() in (".mcap", ".db3") and _is_bag_folder(path.parent) else path
         self._options = options
+        if (self.path / "metadata.yaml").is_file():  # the reader's own parser takes long to find garbage out
+            read_yaml(self.path / "metadata.yaml", "metadata of the bag", InputError)
         try:
             with self._reader() as reader:
                 self._topic = self._image_topic(reader)

@@ -51,7 +51,7 @@ def compile_parts(network: LoFTR, device: torch.device) -> None:
 def undo_compilation(network: LoFTR) -> None:
     """Let the network run as it is again: on another device, say."""
     for module, name in ((network, "features"), (network.loftr_coarse, "together")):
-        vars(module).pop(name, None)
+        module.__dict__.pop(name, None)
 
 
 def _copy(value: Any) -> Any:

@@ -118,6 +118,8 @@ class VisualOdometry:
         # 2. The first frame is the first keyframe
         if self._keyframe is None:
             return self._begin(frame, features)
+        if self._brings_metres(frame):
+            return self._begin_metric(frame, features)
         # 3. Matches with the keyframe
         view = self._view(self._keyframe, frame, features)
         # 4. State, pose in the world, next keyframe
@@ -146,9 +148,10 @@ class VisualOdometry:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
         matches = self.matcher.match_features(features0, features1)
         points = normalize(matches, self.camera)
-        known = np.isfinite(points.points0).all(axis=1) & np.isfinite(points.points1).all(axis=1)
-        if known.all():
+        finite = np.isfinite(np.hstack([points.points0, points.points1])).all(axis=1)
+        if finite.all():
             return matches, points
+        known = np.flatnonzero(finite)
         return matches[known], NormalizedMatches(points.points0[known], points.points1[known], points.sigma1[known])
 
     def _follow(self, view: View) -> Estimate:
@@ -176,6 +179,21 @@ class VisualOdometry:
         state = MotionState.OK if has_depths else MotionState.INITIALIZING
         reason = "" if has_depths else "The first keyframe has no depths yet: the camera must move."
         return self._estimate(frame, keyframe, state, self._start_pose, reason=reason, is_keyframe=True)
+
+    def _brings_metres(self, frame: Frame) -> bool:
+        """The depth image of the first keyframe was lost, but this frame has one."""
+        assert self._keyframe is not None
+        lacking = self.scale.source == "depth" and not self._unit.metric and self._keyframe.frame.depth is None
+        return lacking and frame.depth is not None
+
+    def _begin_metric(self, frame: Frame, features: Any) -> Estimate:
+        """Go on from this frame at the last pose: depths in metres do not fit a map in another unit."""
+        if self._trace.last is not None:
+            self._start_pose = self._trace.last.pose
+        if self._maps:
+            self._start_covariance = _UNKNOWN
+        self._known.clear()
+        return self._begin(frame, features)
 
     def _first_keyframe(self, frame: Frame, features: Any, pose: Array, covariance: Array) -> Keyframe:
         """Go on from a keyframe that shares no depths with those before."""

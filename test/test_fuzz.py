@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """A quick share of what scripts/fuzz does at length: mutated messages and files are refused, or they are good."""
 
 from __future__ import annotations

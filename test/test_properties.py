@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Laws that hold for any input: of camera models, geometry, conversions and settings."""
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ _UNKNOWN = np.diag([1e3**2] * 3 + [np.pi**2] * 3)
 _UNCERTAIN = 0.125
 # A rotation explains the matches when it explains this share of them.
 _MOST_MATCHES = 0.5
+# So many deviations are no chance.
+_CLEARLY = 3.0
 # So many frames between two keyframes are adjusted together with them.
 _PASSING = 2
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
@@ -355,6 +357,8 @@ class VisualOdometry:
             self._reference = Reference.of(view.matches, found.inliers, tracked)
         new = None
         if motion is not Motion.STILL and self._is_leaving(view, found.inliers, found.pose_frame_keyframe[:3, :3]):
+            if self._has_moved(keyframe, found):
+                pose = self._world_pose(keyframe, found, Motion.MOVING)
             new = self._replace_keyframe(view, Keyframe(pose, covariance, view.frame, view.features), found, motion)
         if new is not None:
             pose, covariance = new.pose_world_camera, new.covariance
@@ -390,6 +394,19 @@ class VisualOdometry:
         if last is None or motion is Motion.MOVING:
             return pose
         return last.pose if motion is Motion.STILL else make_pose(pose[:3, :3], last.pose[:3, 3])
+
+    def _has_moved(self, keyframe: Keyframe, found: Track) -> bool:
+        """Whether a frame's place is clearly not the last one, though the image motion may be that of a turn.
+
+        Past a far or flat scene a small step looks like a turn. A keyframe at the place before that step would make all
+        that follows longer or shorter; one that moves by noise would take its noise for a base line.
+        """
+        last = self._trace.last
+        if last is None:
+            return True
+        step = self._world_pose(keyframe, found, Motion.MOVING)[:3, 3] - last.pose[:3, 3]
+        unseen = self.config.static_px / self.camera.focal * found.near_depth
+        return float(np.linalg.norm(step)) > _CLEARLY * max(found.position_sigma, unseen)
 
     def _world_covariance(self, keyframe: Keyframe, found: Track) -> Array:
         position = inverse(found.pose_frame_keyframe)[:3, 3]

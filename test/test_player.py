@@ -46,7 +46,8 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
         connected_client("played") as client,
     ):
         clock = client.gather(Clock, "/clock", 100)
-        done = play("played", str(room), "--odometry", truth, "--clock", "--output", str(tmp_path / "out"))
+        in_time = ("--clock", "--rate", "4")  # so that the listener to the clock is known before the last frame
+        done = play("played", str(room), "--odometry", truth, *in_time, "--output", str(tmp_path / "out"))
         assert done.returncode == 0, done.stderr
         times = [stamp_to_ns(m.clock) for m in clock]
         # The first may be lost until the player is known.

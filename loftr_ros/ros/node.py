@@ -123,6 +123,8 @@ class VisualOdometryNode(LifecycleNode):
         self._tracker = Tracker(
             self, self.config, self._matcher, self._inputs, self._extrinsics, self._outputs, self._status_name()
         )
+        gc.collect()
+        gc.freeze()  # a search through all that is loaded by now would hold up frames and services for 100 ms and more
 
     def _activate(self) -> None:
         assert self._inputs is not None and self._tracker is not None
@@ -145,6 +147,7 @@ class VisualOdometryNode(LifecycleNode):
             if part is not None:
                 part.destroy()
         self._matcher = self._inputs = self._extrinsics = self._outputs = self._tracker = self._viewer = None
+        gc.unfreeze()
         gc.collect()
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()

@@ -105,7 +105,7 @@ def test_covariances_are_symmetric_and_positive_and_never_zero(played):
 
 
 def test_a_filter_that_takes_the_velocities_alone_follows_the_poses(played):
-    """As robot_localization does with config/ekf.yaml: twists in the child frame, unit quaternions, stamps that grow."""
+    """As robot_localization does with config/ekf.yaml: twists in the child frame, unit quaternions, growing stamps."""
     first, *others = played.odometry
     base = pose_of(first)
     before_ns, travelled = stamp_to_ns(first.header.stamp), 0.0

@@ -80,13 +80,8 @@ class ClassicalMatcher:
     def match_features(self, features0: Keypoints, features1: Keypoints) -> Matches:
         if len(features0.points) < 2 or len(features1.points) < 2:
             return Matches.empty()
-        distances = self._distances(features0.descriptors, features1.descriptors)
-        best, nearest0 = distances.argmin(axis=1), distances.argmin(axis=0)
-        rows = np.arange(len(best))
-        distance = distances[rows, best].astype(np.float64)
-        distances[rows, best] = np.inf
-        second = distances.min(axis=1).astype(np.float64)
-        index0 = np.flatnonzero((distance < self.ratio * second) & (nearest0[best] == rows))
+        nearest = _nearest_bits if features0.descriptors.dtype == np.uint8 else _nearest_floats
+        best, distance, second, index0 = nearest(features0.descriptors, features1.descriptors, self.ratio)
         index1 = best[index0]
         return Matches(
             points0=features0.points[index0],
@@ -95,17 +90,6 @@ class ClassicalMatcher:
             index0=index0,
             sigma=np.hypot(features0.sigma[index0], features1.sigma[index1]) / np.sqrt(2.0),
         )
-
-    @staticmethod
-    def _distances(descriptors0: NDArray[Any], descriptors1: NDArray[Any]) -> NDArray[np.float32]:
-        """[N, M] between all descriptors: Hamming for bits, Euclidean by one matrix product otherwise."""
-        binary = descriptors0.dtype == np.uint8
-        a, b = (np.unpackbits(d, axis=1) if binary else d for d in (descriptors0, descriptors1))
-        a, b = a.astype(np.float32), b.astype(np.float32)
-        # Of bits the squared Euclidean distance is the Hamming distance.
-        squared = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1) - 2 * (a @ b.T)
-        np.maximum(squared, 0.0, out=squared)
-        return squared if binary else np.sqrt(squared, out=squared)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))
@@ -120,3 +104,33 @@ class ClassicalMatcher:
             return pooled(np.zeros((0, width), np.float32))
         binary = features.descriptors.dtype == np.uint8
         return pooled(np.unpackbits(features.descriptors, axis=1) if binary else features.descriptors)
+
+
+# best [N]: the nearest in the second set for each of the first; distance, second [N]: to the nearest two;
+# index0 [M]: of those that pass the ratio test and are nearest to each other.
+Nearest = tuple[NDArray[np.intp], Array, Array, NDArray[np.intp]]
+
+
+def _nearest_bits(descriptors0: NDArray[Any], descriptors1: NDArray[Any], ratio: float) -> Nearest:
+    """By Hamming distance; without a matrix of all distances, the way back only for what passes the ratio test."""
+    two, indices = cv2.batchDistance(descriptors0, descriptors1, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)
+    best, distance, second = indices[:, 0].astype(np.intp), *two.T.astype(np.float64)
+    passed = np.flatnonzero(distance < ratio * second)
+    if not passed.size:
+        return best, distance, second, passed
+    back = cv2.batchDistance(descriptors1[best[passed]], descriptors0, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=1)[1]
+    return best, distance, second, passed[back[:, 0] == passed]
+
+
+def _nearest_floats(descriptors0: NDArray[Any], descriptors1: NDArray[Any], ratio: float) -> Nearest:
+    """By Euclidean distance, all of them by one matrix product."""
+    a, b = descriptors0.astype(np.float32), descriptors1.astype(np.float32)
+    squared = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1) - 2 * (a @ b.T)
+    distances = np.sqrt(np.maximum(squared, 0.0, out=squared), out=squared)
+    best, nearest0 = distances.argmin(axis=1), distances.argmin(axis=0)
+    rows = np.arange(len(best))
+    distance = distances[rows, best].astype(np.float64)
+    distances[rows, best] = np.inf
+    second = distances.min(axis=1).astype(np.float64)
+    index0 = np.flatnonzero((distance < ratio * second) & (nearest0[best] == rows))
+    return best, distance, second, index0

@@ -114,7 +114,8 @@ Nearest = tuple[NDArray[np.intp], Array, Array, NDArray[np.intp]]
 def _nearest_bits(descriptors0: NDArray[Any], descriptors1: NDArray[Any], ratio: float) -> Nearest:
     """By Hamming distance; without a matrix of all distances, the way back only for what passes the ratio test."""
     two, indices = cv2.batchDistance(descriptors0, descriptors1, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)
-    best, distance, second = indices[:, 0].astype(np.intp), *two.T.astype(np.float64)
+    best = indices[:, 0].astype(np.intp)
+    distance, second = two[:, 0].astype(np.float64), two[:, 1].astype(np.float64)
     passed = np.flatnonzero(distance < ratio * second)
     if not passed.size:
         return best, distance, second, passed

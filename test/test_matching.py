@@ -12,7 +12,7 @@ from support import lively, texture
 
 from loftr_ros.errors import ConfigError, InputError, WeightsError
 from loftr_ros.loftr import CONFIGS
-from loftr_ros.matching import load_matcher
+from loftr_ros.matching import classical, load_matcher
 from loftr_ros.matching.loftr import LoFTRMatcher
 from loftr_ros.matching.resolution import working_size
 from loftr_ros.types import Matches
@@ -260,3 +260,27 @@ def test_matches_can_be_selected():
     best = matches[matches.confidence > 0.5]
     assert 0 < len(best) <= len(matches) and (best.confidence > 0.5).all()
     assert len(Matches.empty()) == 0
+
+
+def test_nearest_descriptors_are_those_of_all_distances():
+    """Bits and floats against the definition; with descriptors that are there twice, which the ratio test refuses."""
+    rng = np.random.default_rng(4)
+    bits0 = rng.integers(0, 256, (90, 32), dtype=np.uint8)
+    noise = (rng.random((70, 256)) < 0.1).astype(np.uint8)
+    bits1 = np.concatenate([bits0[20:] ^ np.packbits(noise, axis=1), bits0[:5], bits0[:5], bits0[30:40]])
+    floats0, floats1 = (np.unpackbits(bits, axis=1).astype(np.float32) for bits in (bits0, bits1))
+    hamming = np.array([[np.unpackbits(a ^ b).sum() for b in bits1] for a in bits0], dtype=np.float64)
+    for nearest, pair, distances in (
+        (classical._nearest_bits, (bits0, bits1), hamming),
+        (classical._nearest_floats, (floats0, floats1), np.sqrt(hamming)),
+    ):
+        best, distance, second, index0 = nearest(*pair, 0.8)
+        ordered = np.sort(distances, axis=1)
+        np.testing.assert_allclose(distance, ordered[:, 0], atol=1e-3)
+        np.testing.assert_allclose(second, ordered[:, 1], atol=1e-3)
+        expected = [
+            i for i, row in enumerate(distances)
+            if ordered[i, 0] < 0.8 * ordered[i, 1] and distances[:, row.argmin()].argmin() == i
+        ]  # fmt: skip
+        assert index0.tolist() == expected and 60 <= len(expected) < 90
+        assert (best[index0] == distances.argmin(axis=1)[index0]).all()

@@ -21,7 +21,7 @@ from loftr_ros.config import limits_of, settings  # noqa: E402
 from loftr_ros.evaluation.metrics import evaluate  # noqa: E402
 from loftr_ros.evaluation.sequences import open_recording  # noqa: E402
 from loftr_ros.evaluation.trajectory import Trajectory, write_tum  # noqa: E402
-from loftr_ros.geometry.se3 import inverse, pose_from_xyz_quat, rotation_angle_deg  # noqa: E402
+from loftr_ros.geometry.se3 import inverse, make_pose, pose_from_xyz_quat, rotation_angle_deg, rotation_from_vector  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 
@@ -103,6 +103,28 @@ def test_covariances_are_symmetric_and_positive_and_never_zero(played):
             matrix = np.array(covariance).reshape(6, 6)
             np.testing.assert_allclose(matrix, matrix.T, rtol=1e-9)
             assert np.linalg.eigvalsh(matrix).min() > 0
+
+
+def test_a_filter_that_takes_the_velocities_alone_follows_the_poses(played):
+    """As robot_localization does with config/ekf.yaml: twists in the child frame, unit quaternions, growing stamps."""
+    first, *others = played.odometry
+    base = pose_of(first)
+    before_ns, travelled = stamp_to_ns(first.header.stamp), 0.0
+    for message in others:
+        q = message.pose.pose.orientation
+        assert np.linalg.norm([q.x, q.y, q.z, q.w]) == pytest.approx(1, abs=1e-9)
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        assert stamp_ns > before_ns
+        seconds, before_ns = (stamp_ns - before_ns) * 1e-9, stamp_ns
+        linear, angular = message.twist.twist.linear, message.twist.twist.angular
+        turn = rotation_from_vector(np.array([angular.x, angular.y, angular.z]) * seconds)
+        step = turn @ np.array([linear.x, linear.y, linear.z]) * seconds
+        base = base @ make_pose(turn, step)
+        travelled += np.linalg.norm(step)
+    assert travelled > 1.0
+    last = pose_of(others[-1])
+    assert np.linalg.norm(base[:3, 3] - last[:3, 3]) < 0.02 * travelled
+    assert rotation_angle_deg(base[:3, :3].T @ last[:3, :3]) < 0.1
 
 
 def test_path_grows_with_the_poses(played):

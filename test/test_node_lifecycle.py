@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 from lifecycle_msgs.msg import TransitionEvent  # noqa: E402
 from node_support import connected_client, pose_of, running_node  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from loftr_ros.evaluation.trajectory import read_times  # noqa: E402
 from loftr_ros.geometry.se3 import pose_from_xyz_quat  # noqa: E402
 from loftr_ros.ros.conversions import ns_to_stamp, stamp_to_ns  # noqa: E402
+from loftr_ros.ros.node import VisualOdometryNode  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 
 CAMERA = room_camera(480, 360)
@@ -109,6 +114,24 @@ def test_cleanup_forgets_the_map(client, frames):
     client.play(frames[9:10], CAMERA)
     client.settled()
     np.testing.assert_allclose(pose_of(client.odometry[-1]), np.eye(4), atol=1e-12)
+
+
+def test_what_is_loaded_is_never_searched_for_garbage_while_frames_come():
+    """With PyTorch loaded that search stops every thread for 100 ms; it is spared from configure until cleanup."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [rclpy.Parameter("matcher", value="orb"), rclpy.Parameter("extrinsics", value=[0.0] * 6 + [1.0])]
+    node = VisualOdometryNode(context=context, namespace=f"/garbage_{os.getpid()}", parameter_overrides=overrides)
+    try:
+        loaded = len(gc.get_objects())
+        node.start()
+        assert gc.get_freeze_count() > 0.9 * loaded
+        assert len(gc.get_objects()) < 0.1 * loaded
+        assert node.trigger_deactivate() == node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert gc.get_freeze_count() == 0
+    finally:
+        node.close()
+        rclpy.shutdown(context=context)
 
 
 def test_configure_that_fails_is_said_and_leaves_the_node_unconfigured():

@@ -9,7 +9,9 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import yaml
 
+from loftr_ros.config import settings
 from loftr_ros.documentation import with_table
 from loftr_ros.types import MotionState
 
@@ -57,6 +59,22 @@ def test_topics_and_services_of_the_tables_are_those_of_the_node():
             node.close()
             rclpy.shutdown(context=context)
     assert made == told
+
+
+def test_layout_of_rviz_shows_topics_of_their_types():
+    display_types = {
+        "Path": "nav_msgs/msg/Path",
+        "Odometry": "nav_msgs/msg/Odometry",
+        "PointCloud2": "sensor_msgs/msg/PointCloud2",
+        "Image": "sensor_msgs/msg/Image",
+    }
+    told = dict(re.findall(r"^\| `([~/\w]+)` \| (\w+/\w+/\w+) \|", README, re.MULTILINE))
+    manager = yaml.safe_load((ROOT / "config" / "vo.rviz").read_text())["Visualization Manager"]
+    shown = {d["Topic"]["Value"].replace("vo_node/", "~/"): d["Class"] for d in manager["Displays"] if "Topic" in d}
+    assert {topic: display_types[name.removeprefix("rviz_default_plugins/")] for topic, name in shown.items()} == {
+        topic: told[topic] for topic in ("path", "odom", "~/points", "~/matches")
+    }
+    assert manager["Global Options"]["Fixed Frame"] == settings()["odom_frame"][1].default
 
 
 def entities(node) -> dict[str, str]:

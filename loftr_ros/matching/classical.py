@@ -1,10 +1,10 @@
-# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The traditional pipeline: detect, describe, ratio test, mutual nearest neighbours."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,14 +23,14 @@ _LEAST_SIDE = 16
 
 @dataclass(frozen=True)
 class Keypoints:
-    """points: [N, 2] pixels; sigma: [N] pixels; descriptors: [N, D] float32, of bits 0 and 1."""
+    """points: [N, 2] pixels; sigma: [N] pixels; descriptors: [N, D], binary (uint8) or float32."""
 
     points: Array
     sigma: Array
-    descriptors: NDArray[np.float32]
+    descriptors: NDArray[Any]
 
 
-_NO_KEYPOINTS = Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.float32))
+_NO_KEYPOINTS = Keypoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 1), np.uint8))
 
 
 class ClassicalMatcher:
@@ -69,9 +69,7 @@ class ClassicalMatcher:
         if descriptors is None:
             return _NO_KEYPOINTS
         points = np.array([k.pt for k in keypoints], dtype=np.float64).reshape(-1, 2)
-        if descriptors.dtype == np.uint8:
-            descriptors = np.unpackbits(descriptors, axis=1)
-        return Keypoints(points, self._sigma(keypoints), descriptors.astype(np.float32))
+        return Keypoints(points, self._sigma(keypoints), descriptors)
 
     def _sigma(self, keypoints: tuple[cv2.KeyPoint, ...]) -> Array:
         if self.name == "orb":
@@ -82,13 +80,8 @@ class ClassicalMatcher:
     def match_features(self, features0: Keypoints, features1: Keypoints) -> Matches:
         if len(features0.points) < 2 or len(features1.points) < 2:
             return Matches.empty()
-        nearness = _nearness(features0.descriptors, features1.descriptors)
-        rows, best = np.arange(len(nearness)), nearness.argmax(axis=1)
-        nearest, most = nearness[rows, best], nearness.max(axis=0)  # an argmax along columns takes ten times as long
-        nearness[rows, best] = -np.inf
-        distance, second = self._distance(nearest), self._distance(nearness.max(axis=1))
-        index0 = np.flatnonzero((distance < self.ratio * second) & (nearest == most[best]))
-        index0 = np.sort(index0[np.unique(best[index0], return_index=True)[1]])  # of equally near ones the first
+        nearest = _nearest_bits if features0.descriptors.dtype == np.uint8 else _nearest_floats
+        best, distance, second, index0 = nearest(features0.descriptors, features1.descriptors, self.ratio)
         index1 = best[index0]
         return Matches(
             points0=features0.points[index0],
@@ -97,11 +90,6 @@ class ClassicalMatcher:
             index0=index0,
             sigma=np.hypot(features0.sigma[index0], features1.sigma[index1]) / np.sqrt(2.0),
         )
-
-    def _distance(self, nearness: Array) -> Array:
-        """Of bits the squared Euclidean distance is the Hamming distance, which is ORB's."""
-        squared = np.maximum(-nearness.astype(np.float64), 0.0)
-        return squared if self.name == "orb" else np.sqrt(squared)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         return self.match_features(self.extract(image0), self.extract(image1))
@@ -114,11 +102,37 @@ class ClassicalMatcher:
         width = 256 if self.name == "orb" else 128
         if len(features.points) == 0:
             return pooled(np.zeros((0, width), np.float32))
-        return pooled(features.descriptors)
+        binary = features.descriptors.dtype == np.uint8
+        return pooled(np.unpackbits(features.descriptors, axis=1) if binary else features.descriptors)
 
 
-def _nearness(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, M] minus the squared distances between a [N, D] and b [M, D], by one product: 2 a b - a a - b b."""
-    one = np.ones((len(a), 1), np.float32), np.ones((len(b), 1), np.float32)
-    own = [np.sum(each * each, axis=1, keepdims=True) for each in (a, b)]
-    return np.hstack([2 * a, -own[0], one[0]]) @ np.hstack([b, one[1], -own[1]]).T
+# best [N]: the nearest in the second set for each of the first; distance, second [N]: to the nearest two;
+# index0 [M]: of those that pass the ratio test and are nearest to each other.
+Nearest = tuple[NDArray[np.intp], Array, Array, NDArray[np.intp]]
+
+
+def _nearest_bits(descriptors0: NDArray[Any], descriptors1: NDArray[Any], ratio: float) -> Nearest:
+    """By Hamming distance; without a matrix of all distances, the way back only for what passes the ratio test."""
+    two, indices = cv2.batchDistance(descriptors0, descriptors1, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2)
+    best = indices[:, 0].astype(np.intp)
+    distance, second = two[:, 0].astype(np.float64), two[:, 1].astype(np.float64)
+    passed = np.flatnonzero(distance < ratio * second)
+    if not passed.size:
+        return best, distance, second, passed
+    back = cv2.batchDistance(descriptors1[best[passed]], descriptors0, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=1)[1]
+    return best, distance, second, passed[back[:, 0] == passed]
+
+
+def _nearest_floats(descriptors0: NDArray[Any], descriptors1: NDArray[Any], ratio: float) -> Nearest:
+    """By Euclidean distance, all of them by one product: -d^2 = 2 a b - a a - b b."""
+    a, b = descriptors0.astype(np.float32), descriptors1.astype(np.float32)
+    a_one, b_one = np.ones((len(a), 1), np.float32), np.ones((len(b), 1), np.float32)
+    a_own, b_own = (np.sum(each * each, axis=1, keepdims=True) for each in (a, b))
+    nearness = np.hstack([2 * a, -a_own, a_one]) @ np.hstack([b, b_one, -b_own]).T
+    rows, best = np.arange(len(a)), nearness.argmax(axis=1)
+    nearest, most = nearness[rows, best], nearness.max(axis=0)  # an argmax along columns takes ten times as long
+    nearness[rows, best] = -np.inf
+    distance, second = (np.sqrt(np.maximum(-each.astype(np.float64), 0.0)) for each in (nearest, nearness.max(axis=1)))
+    index0 = np.flatnonzero((distance < ratio * second) & (nearest == most[best]))
+    index0 = np.sort(index0[np.unique(best[index0], return_index=True)[1]])  # of equally near ones the first
+    return best, distance, second, index0

@@ -20,11 +20,11 @@ from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.memory import give_back_freed_memory, keep_freed_memory
-from loftr_ros.loftr.threads import leave_cores_to_torch
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
 from loftr_ros.matching.selection import most_certain
+from loftr_ros.threads import leave_cores_to_others
 from loftr_ros.types import Array, Image, Matches
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class LoFTRMatcher:
         self.network.to(self.device, memory_format=torch.channels_last)
         if self.device.type == "cpu":
             keep_freed_memory()
-            leave_cores_to_torch()
+            leave_cores_to_others()
         if compile_network:
             compile_parts(self.network, self.device)
 

@@ -29,6 +29,7 @@ from loftr_ros.ros.inputs import Inputs
 from loftr_ros.ros.outputs import Outputs
 from loftr_ros.ros.saving import save_trajectory
 from loftr_ros.ros.tracker import REPEATED, Start, Tracker
+from loftr_ros.threads import leave_cores_to_others
 from loftr_ros.viewer import Viewer
 
 _STALE_AFTER_S = 2.0
@@ -113,6 +114,7 @@ class VisualOdometryNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._matcher = matcher_from_config(self.config.matcher)
+        leave_cores_to_others()  # without LoFTR, too
         noise = np.random.default_rng(0).integers(0, 256, _WARM_UP_SIZE, dtype=np.uint8)
         self._matcher.match(noise, noise)  # the first call is the slow one
         self._inputs = Inputs(self, self.config)
@@ -124,6 +126,8 @@ class VisualOdometryNode(LifecycleNode):
         self._tracker = Tracker(
             self, self.config, self._matcher, self._inputs, self._extrinsics, self._outputs, self._status_name()
         )
+        gc.collect()
+        gc.freeze()  # a search through all that is loaded by now would hold up frames and services for 100 ms and more
 
     def _activate(self) -> None:
         assert self._inputs is not None and self._tracker is not None
@@ -146,6 +150,7 @@ class VisualOdometryNode(LifecycleNode):
             if part is not None:
                 part.destroy()
         self._matcher = self._inputs = self._extrinsics = self._outputs = self._tracker = self._viewer = None
+        gc.unfreeze()
         gc.collect()
         if "torch" in sys.modules:
             sys.modules["torch"].cuda.empty_cache()

@@ -7,10 +7,10 @@ import scipy.linalg  # noqa: F401  # brings an OpenBLAS of its own, which must b
 from threadpoolctl import ThreadpoolController
 
 
-def leave_cores_to_torch() -> None:
+def leave_cores_to_others() -> None:
     """Let numpy and scipy compute with one thread, in the whole process.
 
-    The threads of OpenBLAS go on spinning for some 30 ms after each product, and take the cores from the network that
-    runs next. The products of the odometry are too small to gain from threads.
+    The threads of OpenBLAS go on spinning for some 30 ms after each product, and take the cores from the network, from
+    OpenCV or from DDS. The products of the odometry are too small to gain from threads.
     """
     ThreadpoolController().select(internal_api="openblas").limit(limits=1)

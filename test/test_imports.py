@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"config", "types", "errors", "files", "imaging"}
 ALLOWED = {
     "errors": set(),
+    "threads": set(),
     "types": set(),
     "files": {"errors"},
     "config": {"errors", "files"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "cli": {"errors"},
     "loftr": {"config", "types", "errors"},
     "download_weights": {"cli", "errors", "loftr"},
-    "matching": BASE | {"loftr"},
+    "matching": BASE | {"loftr", "threads"},
     "geometry": {"config", "types", "errors", "files"},
     # The protocol of a matcher only, not an implementation: see the test below.
     "odometry": {"config", "types", "errors", "geometry", "matching", "places"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "evaluation": BASE | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "synthetic"},
     "ros": BASE
     | {"cli", "pictures", "places", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation"}
-    | {"synthetic", "uses"},
+    | {"synthetic", "uses", "threads"},
     "uses": BASE
     | {"cli", "pictures", "places", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE

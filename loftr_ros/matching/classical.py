@@ -1,3 +1,4 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The traditional pipeline: detect, describe, ratio test, mutual nearest neighbours."""
 
 from __future__ import annotations

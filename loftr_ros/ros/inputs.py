@@ -33,6 +33,7 @@ _WHEEL_QUEUE = 50
 _DEPTH_QUEUE = 10
 _DEPTH_TOLERANCE_NS = 20_000_000
 _WAIT_S = 0.1  # for what belongs to a frame and comes on another topic
+_WAIT_RELIABLE_S = 1.0  # where no frame may be lost
 _WARN_EVERY_S = 5.0
 
 
@@ -172,7 +173,8 @@ class Inputs:
         """
         if self._config.scale.source != "depth":
             return None
-        message = self._depths.take(arrival.stamp_ns, _DEPTH_TOLERANCE_NS, _WAIT_S)
+        wait = _WAIT_RELIABLE_S if self._config.input.reliable else _WAIT_S
+        message = self._depths.take(arrival.stamp_ns, _DEPTH_TOLERANCE_NS, wait)
         if message is None:
             self._node.get_logger().warning(
                 f"A frame has no depth image on {self._node.resolve_topic_name('depth')}.",

@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 
 
 from node_support import connected_client, running_node  # noqa: E402
 
-from loftr_ros.ros.lateness import Lateness  # noqa: E402
+from loftr_ros.ros.lateness import Lateness, age_of  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 from loftr_ros.types import Frame  # noqa: E402
 
@@ -22,21 +22,25 @@ SECOND = 1_000_000_000
 def test_what_counts_is_the_delay_beyond_that_of_the_quickest(always):
     lateness = Lateness()
     for k, delay in enumerate([0.02, 0.05, 0.01, 0.03]):
-        found = lateness.seconds(k * SECOND, round((k + always + delay) * SECOND))
+        found = lateness.seconds(always + delay)
         assert found == pytest.approx([0.0, 0.03, 0.0, 0.02][k], abs=1e-6)
-    assert lateness.seconds(4 * SECOND, round((4 + always + 0.5) * SECOND)) == pytest.approx(0.49)
+    assert lateness.seconds(always + 0.5) == pytest.approx(0.49)
 
 
 @pytest.mark.parametrize("offset", [-0.1, 1000.0])
-def test_stamps_of_another_clock_are_never_late(offset):
+def test_stamps_of_another_clock_have_no_age(offset):
+    assert age_of(7 * SECOND, round((7 + offset) * SECOND)) is None
+    assert age_of(7 * SECOND, 7 * SECOND + SECOND // 4) == 0.25
+
+
+def test_images_without_an_age_are_never_late():
     lateness = Lateness()
-    for k in range(5):
-        assert lateness.seconds(k * SECOND, round((k + offset) * SECOND)) == 0.0
+    assert [lateness.seconds(age) for age in (0.1, None, 4.0, 4.5)] == [0.0, 0.0, 0.0, 0.5]
 
 
 def test_a_clock_that_is_set_is_late_for_a_while_only():
     lateness = Lateness()
-    found = [lateness.seconds(k * SECOND, k * SECOND + (SECOND // 50 if k < 60 else SECOND)) for k in range(120)]
+    found = [lateness.seconds(0.02 if k < 60 else 1.0) for k in range(120)]
     assert max(found[:60]) == 0.0 and found[60] == pytest.approx(0.98)
     assert max(found[110:]) == 0.0
 

@@ -94,6 +94,12 @@ def test_one_old_frame_or_a_slow_node_is_told(name, change):
     assert verdict(made) == {**PASSED, name: False}
 
 
+def test_ages_that_are_not_known_are_told():
+    made = record()
+    made.answers = [dataclasses.replace(a, age_ms=None) for a in made.answers]
+    assert verdict(made) == {**PASSED, "age of the processed frames": False}
+
+
 def test_slow_replies_are_told():
     made = record()
     made.replies_ms.append(50.1)
@@ -185,7 +191,7 @@ def test_a_short_soak(tmp_path):
     """Limits that the start of a node keeps: what it allocates once is no growth of a long run."""
     small = ["--matcher", "sift", "--rate", "0", "--seconds", "15", "--loop", "90", "--width", "320", "--height", "240"]
     loose = ["--growth", "100", "--rise", "20", *BUSY]
-    done = soak(tmp_path / "out", *small, *loose, "--everything", "-p", "reliable:=true")
+    done = soak(tmp_path / "out", *small, *loose, "--everything", "-p", "window:=3", "-p", "reliable:=true")
     assert done.returncode == 0, done.stdout + done.stderr
     read = json.loads((tmp_path / "out" / "soak.json").read_text())
     assert read["passed"] is True

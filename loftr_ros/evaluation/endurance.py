@@ -51,7 +51,7 @@ class Answer:
         latency_ms: from the image's arrival in the node to the end of its processing.
         client_ms: from sending the image to hearing its status.
         received, dropped: images so far, as the node counts them; dropped for newer ones, or because they came late.
-        age_ms: from the image's stamp to when its turn came.
+        age_ms: from the image's stamp to when its turn came; None where the clocks cannot be compared.
         overhead_ms: that the node took for it beside the odometry: conversion, publishing.
     """
 
@@ -63,7 +63,7 @@ class Answer:
     client_ms: float
     received: int
     dropped: int
-    age_ms: float = 0.0
+    age_ms: float | None = None
     overhead_ms: float = 0.0
 
 
@@ -188,7 +188,9 @@ def _latencies(record: Record, limits: Limits) -> list[Finding]:
 def _ages(record: Record, limits: Limits) -> list[Finding]:
     if not record.is_live:
         return []
-    ages = [a.age_ms for a in record.answers]
+    ages = [a.age_ms for a in record.answers if a.age_ms is not None]
+    if not ages:
+        return [Finding("age of the processed frames", "not known", False)]
     text = f"{_spread(ages)}; at most {limits.age_ms:g} ms"
     return [Finding("age of the processed frames", text, max(ages) <= limits.age_ms)]
 

@@ -357,8 +357,8 @@ class VisualOdometry:
             self._reference = Reference.of(view.matches, found.inliers, tracked)
         new = None
         if motion is not Motion.STILL and self._is_leaving(view, found.inliers, found.pose_frame_keyframe[:3, :3]):
-            if self._has_moved(keyframe, found):
-                pose = self._world_pose(keyframe, found, Motion.MOVING)
+            if motion is Motion.ROTATING:
+                pose = self._place_of_turn(keyframe, found)
             new = self._replace_keyframe(view, Keyframe(pose, covariance, view.frame, view.features), found, motion)
         if new is not None:
             pose, covariance = new.pose_world_camera, new.covariance
@@ -395,18 +395,17 @@ class VisualOdometry:
             return pose
         return last.pose if motion is Motion.STILL else make_pose(pose[:3, :3], last.pose[:3, 3])
 
-    def _has_moved(self, keyframe: Keyframe, found: Track) -> bool:
-        """Whether a frame's place is clearly not the last one, though the image motion may be that of a turn.
+    def _place_of_turn(self, keyframe: Keyframe, found: Track) -> Array:
+        """Pose of a new keyframe whose image motion is that of a turn: as tracked if it has clearly moved, else held.
 
         Past a far or flat scene a small step looks like a turn. A keyframe at the place before that step would make all
         that follows longer or shorter; one that moves by noise would take its noise for a base line.
         """
-        last = self._trace.last
-        if last is None:
-            return True
-        step = self._world_pose(keyframe, found, Motion.MOVING)[:3, 3] - last.pose[:3, 3]
+        held = self._world_pose(keyframe, found, Motion.ROTATING)
+        tracked = self._world_pose(keyframe, found, Motion.MOVING)
         unseen = self.config.static_px / self.camera.focal * found.near_depth
-        return float(np.linalg.norm(step)) > _CLEARLY * max(found.position_sigma, unseen)
+        step = np.linalg.norm(tracked[:3, 3] - held[:3, 3])
+        return tracked if step > _CLEARLY * max(found.position_sigma, unseen) else held
 
     def _world_covariance(self, keyframe: Keyframe, found: Track) -> Array:
         position = inverse(found.pose_frame_keyframe)[:3, 3]

@@ -6,24 +6,29 @@ from __future__ import annotations
 from collections import deque
 
 _RECENT = 50  # images
-_COMPARABLE_S = 5.0
+_COMPARABLE_S = 5.0  # stamps of the future or of long ago are of another clock (a recording's, say)
 
 
 class Lateness:
     """How much longer an image took than the quickest of the last ones, from its stamp to when its turn comes.
 
     Only the difference means something: a camera that always stamps a third of a second before its images arrive is not
-    late. Stamps of the future or of long ago are of another clock (a recording's, say): nothing is known then.
+    late.
     """
 
     def __init__(self) -> None:
         self._ages: deque[float] = deque(maxlen=_RECENT)
 
-    def seconds(self, stamp_ns: int, now_ns: int) -> float:
-        """Of the image whose turn it is `now_ns`, on the node's clock; 0 where that cannot be told."""
-        age = (now_ns - stamp_ns) * 1e-9
-        if not 0 <= age < _COMPARABLE_S:
+    def seconds(self, age_s: float | None) -> float:
+        """Of the image with this age when its turn comes; 0 where the age is not known."""
+        if age_s is None:
             self._ages.clear()
             return 0.0
-        self._ages.append(age)
-        return age - min(self._ages)
+        self._ages.append(age_s)
+        return age_s - min(self._ages)
+
+
+def age_of(stamp_ns: int, now_ns: int) -> float | None:
+    """Seconds from a stamp to now, on the node's clock; None where the stamp is of another clock."""
+    age = (now_ns - stamp_ns) * 1e-9
+    return age if 0 <= age < _COMPARABLE_S else None

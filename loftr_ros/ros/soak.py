@@ -96,7 +96,7 @@ class SoakPlayer(Player):
                 client_ms=round(1e3 * (now - sent), 2),
                 received=int(values["received_frames"]),
                 dropped=int(values["dropped_frames"]) + int(values["late_frames"]),
-                age_ms=float(values["age_ms"]),
+                age_ms=float(values["age_ms"]) if values["age_ms"] else None,
                 overhead_ms=float(values["processing_ms"]) - float(values["odometry_ms"]),
             )
         )

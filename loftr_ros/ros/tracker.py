@@ -20,7 +20,7 @@ from loftr_ros.odometry import VisualOdometry
 from loftr_ros.ros import conversions
 from loftr_ros.ros.extrinsics import Extrinsics
 from loftr_ros.ros.inputs import Arrival, Inputs
-from loftr_ros.ros.lateness import Lateness
+from loftr_ros.ros.lateness import Lateness, age_of
 from loftr_ros.ros.outputs import Outputs, Result
 from loftr_ros.types import Array, Estimate, Frame, Image
 from loftr_ros.viewer import matched_keyframe
@@ -122,10 +122,13 @@ class Tracker:
         limit = self.config.input.max_delay_s
         if self.config.input.reliable or limit == 0:
             return False
-        if self._lateness.seconds(arrival.stamp_ns, self._node.get_clock().now().nanoseconds) <= limit:
+        if self._lateness.seconds(self._age_of(arrival)) <= limit:
             return False
         self.late += 1
         return True
+
+    def _age_of(self, arrival: Arrival) -> float | None:
+        return age_of(arrival.stamp_ns, self._node.get_clock().now().nanoseconds)
 
     def _when_ready(self, arrival: Arrival) -> Arrival | None:
         """Wait until calibration and extrinsics are there, with the newest frame, or with this one if none may be lost.
@@ -167,7 +170,7 @@ class Tracker:
 
     def _process(self, arrival: Arrival) -> None:
         """Convert, step, publish."""
-        started = time.monotonic()
+        started, age_s = time.monotonic(), self._age_of(arrival)
         pose_base_camera = self._extrinsics.pose_base_camera(self._camera_frame(arrival))
         assert pose_base_camera is not None
         image = conversions.grey_image(arrival.message)
@@ -200,7 +203,13 @@ class Tracker:
                 odometry_ms=odometry_ms,
             )
         )
-        self._report(estimate, arrival, started, odometry_ms)
+        times = {
+            "age_ms": "" if age_s is None else f"{1e3 * age_s:.1f}",
+            "latency_ms": f"{1e3 * (time.monotonic() - arrival.seconds):.1f}",
+            "processing_ms": f"{1e3 * (time.monotonic() - started):.1f}",
+            "odometry_ms": f"{odometry_ms:.1f}",
+        }
+        self._report(estimate, times)
 
     def _estimate(self, odometry: VisualOdometry, frame: Frame) -> Estimate:
         """Of one frame; one without a pose where anything fails."""
@@ -258,25 +267,20 @@ class Tracker:
         self._last_stamp_ns = -1
         self._outputs.forget()
 
-    def _report(self, estimate: Estimate, arrival: Arrival, started: float, odometry_ms: float) -> None:
-        now = time.monotonic()
-        age = (self._node.get_clock().now().nanoseconds - estimate.stamp_ns) * 1e-6 - (now - started) * 1e3
+    def _report(self, estimate: Estimate, times: dict[str, str]) -> None:
         self.processed += 1
         self.status = conversions.status_message(
             estimate,
             self.config,
             self._status_name,
             {
-                "age_ms": f"{age:.1f}",
-                "latency_ms": f"{(now - arrival.seconds) * 1e3:.1f}",
-                "processing_ms": f"{(now - started) * 1e3:.1f}",
-                "odometry_ms": f"{odometry_ms:.1f}",
+                **times,
                 "received_frames": str(self._inputs.received),
                 "dropped_frames": str(self._inputs.frames.dropped),
                 "late_frames": str(self.late),
             },
         )
-        self.status_at = now
+        self.status_at = time.monotonic()
         self._outputs.publish_status(self.status)
         if estimate.pose_world_camera is None:
             self._node.get_logger().warning(

@@ -94,6 +94,14 @@ def test_every_chart_is_drawn(page):
     assert pixels > 20  # colours: axes, text and lines, not an empty canvas
 
 
+def test_no_chart_is_wider_than_its_place(page):
+    widths = page.execute_script(
+        "return Array.from(document.querySelectorAll('.plotly-graph-div')).map("
+        "d => [d.id, d.querySelector('.main-svg').getBoundingClientRect().width, d.clientWidth])"
+    )
+    assert len(widths) >= 4 and all(250 < drawn <= place for _, drawn, place in widths), widths
+
+
 def test_charts_show_the_numbers_of_the_run(page, result):
     metrics = json.loads((result / "metrics.json").read_text())
     truth, estimate, *_ = traces(page, "space")

@@ -114,7 +114,8 @@ def _chart(name: str, figure: Any) -> str:
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         height=380,
     )
-    chart: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displayModeBar": False})
+    config = {"displayModeBar": False, "responsive": True}
+    chart: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
     return chart
 
 
@@ -290,6 +291,7 @@ _PAGE = """<!DOCTYPE html>
 <title>{title}: visual odometry</title>
 <link rel="icon" href="data:,">
 <style>
+html {{ overflow-y: scroll; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #f4f6f8; margin: 0; }}
 main {{ max-width: 1240px; margin: 0 auto; padding: 20px; }}
 h1 {{ font-size: 24px; margin: 0; overflow-wrap: anywhere; }}
@@ -298,7 +300,7 @@ h2 {{ font-size: 16px; margin: 0 0 8px; }}
 .headline div {{ background: #fff; border-radius: 8px; padding: 10px 18px; }}
 .headline b {{ display: block; font-size: 20px; }}
 .headline span {{ color: #5b6a79; }}
-.grid {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(520px, 100%), 1fr)); gap: 16px; }}
+.grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(520px, 100%), 1fr)); gap: 16px; }}
 section {{ background: #fff; border-radius: 8px; padding: 14px; margin: 0; min-width: 0; }}
 main > section {{ margin-top: 16px; }}
 .pictures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr)); gap: 12px; }}

@@ -36,7 +36,7 @@ def record(seconds=600.0, growth=0.0, rise=0.0, states=()) -> Record:
 
     states: by number of the answer, other ones than OK.
     """
-    made = Record(seconds, sent=round(10 * seconds), replies_ms=[3.0, 12.0])
+    made = Record(seconds, sent=round(10 * seconds), asked=2, replies_ms=[3.0, 12.0])
     for second in range(round(seconds)):
         extra = growth * second / seconds
         made.usage.append(Usage(second, 200 + extra, 150 + extra, 120 + extra, 20, 18, 0.5 * second))
@@ -104,6 +104,13 @@ def test_slow_replies_are_told():
     made = record()
     made.replies_ms.append(50.1)
     assert verdict(made) == {**PASSED, "services and parameters": False}
+
+
+@pytest.mark.parametrize(("asked", "ok"), [(4, True), (5, False)])
+def test_calls_that_are_never_answered_are_told(asked, ok):
+    made = record()
+    made.asked = asked
+    assert verdict(made) == {**PASSED, "services and parameters": ok}
 
 
 def test_ages_mean_nothing_where_stamps_are_not_times():

@@ -18,6 +18,7 @@ from loftr_ros.files import write_bytes_atomically
 from loftr_ros.types import Array, MotionState
 
 _SHOWN = 5
+_ON_THE_WAY = 2  # calls that the end of the run may leave unanswered
 _PAGE = 1024.0
 MEMORY = ("rss_mb", "pss_mb", "uss_mb")
 
@@ -94,7 +95,7 @@ class Record:
         is_live: the stamps are the times at which the frames were sent.
         usage: of the node, about once a second.
         answers: of the node.
-        replies_ms: until services and questions for parameters were answered.
+        asked: number of calls of services and questions for parameters; replies_ms: until they were answered.
         sent: number of frames.
     """
 
@@ -102,6 +103,7 @@ class Record:
     is_live: bool = True
     usage: list[Usage] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    asked: int = 0
     replies_ms: list[float] = field(default_factory=list)
     sent: int = 0
 
@@ -202,10 +204,14 @@ def _overhead(record: Record, limits: Limits) -> Finding:
 
 
 def _replies(record: Record, limits: Limits) -> list[Finding]:
-    if not record.replies_ms:
+    if not record.asked:
         return []
-    text = f"{len(record.replies_ms)} calls, {_spread(record.replies_ms)}; at most {limits.reply_ms:g} ms"
-    return [Finding("services and parameters", text, max(record.replies_ms) <= limits.reply_ms)]
+    missing = record.asked - len(record.replies_ms)
+    text = f"{record.asked} calls, {missing} without an answer"
+    if record.replies_ms:
+        text += f", {_spread(record.replies_ms)}; at most {limits.reply_ms:g} ms"
+    ok = missing <= _ON_THE_WAY and max(record.replies_ms, default=np.inf) <= limits.reply_ms
+    return [Finding("services and parameters", text, bool(ok))]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -291,6 +297,7 @@ def contents(record: Record, findings: Sequence[Finding], about: dict[str, Any])
         "findings": [dataclasses.asdict(f) for f in findings],
         "table": table(record),
         "sent": record.sent,
+        "asked": record.asked,
         "replies_ms": record.replies_ms,
         "usage": _columns(record.usage),
         "answers": _columns(record.answers),

@@ -72,6 +72,7 @@ class SoakPlayer(Player):
         """Call a service and ask for a parameter; how long the answers take goes into the record."""
         for client, request in self._asked:
             if client.service_is_ready():
+                self._record.asked += 1
                 asked = time.monotonic()
                 client.call_async(request).add_done_callback(
                     lambda _, asked=asked: self._record.replies_ms.append(round(1e3 * (time.monotonic() - asked), 2))

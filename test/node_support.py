@@ -120,6 +120,7 @@ class Client:
                 self._changed.notify_all()
 
         self.node.create_subscription(kind, topic, notify, depth)
+        self._heard = False
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         """Only of this node: the topic is the same for all."""
@@ -139,16 +140,19 @@ class Client:
         return messages
 
     def wait_for_subscriber(self, publisher) -> None:
+        """Until somebody listens, and what the node publishes arrives here."""
         end = time.monotonic() + 20.0
         while not publisher.get_subscription_count():
             assert time.monotonic() < end, f"nobody listens on {publisher.topic_name}"
             time.sleep(0.02)
+        self.wait_until_heard()
 
     def wait_for_publisher(self, topic: str) -> None:
         end = time.monotonic() + 20.0
         while not self.node.count_publishers(topic.replace("~", self._node_name)):
             assert time.monotonic() < end, f"nobody publishes {topic}"
             time.sleep(0.02)
+        self.wait_until_heard()
 
     def settled(self) -> None:
         """Wait until every status that says so has its odometry."""
@@ -185,13 +189,25 @@ class Client:
             return self._changed.wait_for(condition, seconds)
 
     def wait_for_node(self) -> None:
+        """Until each hears the other."""
         end = time.monotonic() + 40.0
-        while time.monotonic() < end:
-            heard = self.image.get_subscription_count() and self.camera_info.get_subscription_count()
-            if heard and self.node.count_publishers("odom"):
-                return
+        while not (self.image.get_subscription_count() and self.camera_info.get_subscription_count()):
+            assert time.monotonic() < end, "the node did not come up"
             time.sleep(0.02)
-        raise AssertionError("the node did not come up")
+        self.wait_for_publisher("odom")
+
+    def wait_until_heard(self) -> None:
+        """Until everything that the node publishes arrives here.
+
+        It learns of our subscriptions in the order in which they were made: once it knows where to send the answer to
+        a new client, it knows all the others. An answer before that is lost, and one asks again.
+        """
+        client = self.node.create_client(GetState, f"{self._node_name}/get_state")
+        end = time.monotonic() + 40.0
+        while self._answer(client, GetState.Request(), 1.0) is None:
+            assert time.monotonic() < end, "the node does not answer"
+        self.node.destroy_client(client)
+        self._heard = True
 
     def send_info(self, camera, stamp_ns: int = 0, **fields) -> None:
         info = CameraInfo(width=camera.width, height=camera.height, distortion_model=camera.model)
@@ -206,6 +222,8 @@ class Client:
 
     def play(self, frames, camera, before=None) -> None:
         """Send frames one by one, each after the status of the one before; `before(frame)` may send more with it."""
+        if not self._heard:
+            self.wait_until_heard()
         for frame in frames:
             self.send_info(camera, frame.stamp_ns)
             if before is not None:
@@ -228,9 +246,14 @@ class Client:
     def call(self, kind, name: str, request=None):
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, f"{self._node_name}/{name}")
-        assert self._clients[name].wait_for_service(20.0)
-        future = self._clients[name].call_async(request or kind.Request())
-        end = time.monotonic() + 20.0
+        return self._answer(self._clients[name], request or kind.Request(), 20.0)
+
+    @staticmethod
+    def _answer(client, request, seconds: float):
+        """None without one in time."""
+        assert client.wait_for_service(20.0)
+        future = client.call_async(request)
+        end = time.monotonic() + seconds
         while not future.done() and time.monotonic() < end:
             time.sleep(0.002)
         return future.result()

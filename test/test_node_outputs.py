@@ -44,7 +44,6 @@ def client(frames):
         client.listen_to_pictures()
         for topic in ("~/match_array", "~/points", "~/matches", "~/matches/compressed", "path"):
             client.wait_for_publisher(topic)
-        client.wait(lambda: False, 0.3)  # until the node knows its listeners
         client.play(frames, CAMERA)
         assert client.wait(lambda: len(client.odometry) == len(client.transforms) == len(frames))
         assert client.wait(lambda: len(client.matches) == len(frames) and client.points and client.compressed)

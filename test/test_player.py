@@ -7,6 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,18 @@ import yaml
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
+from nav_msgs.msg import Odometry  # noqa: E402
 from node_support import ROOT, connected_client, running_node  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CameraInfo  # noqa: E402
+from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
 from loftr_ros.config import load_config, settings  # noqa: E402
 from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
+from loftr_ros.ros.player import Player  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 
 CAMERA = room_camera(320, 240)
@@ -62,6 +71,43 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
     assert abs(metrics["scale"] - 1) < 0.1
     assert metrics["command"].startswith(f"player {room} --odometry")
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()
+
+
+@contextmanager
+def spinning(node, context) -> Iterator[None]:
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.destroy_node()
+
+
+def test_player_waits_until_node_and_player_hear_all_of_each_other():
+    """The node's topics appear one by one; before the last, a frame or its answer would be lost."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    names = {"namespace": "half", "context": context, "allow_undeclared_parameters": True}
+    mute = rclpy.create_node("vo_node", **names, start_parameter_services=False)
+    player = Player(room_camera(320, 240), "vo_node", carried=("depth",), namespace="half", context=context)
+    with spinning(player, context):
+        mute.create_subscription(ImageMessage, "image", lambda _: None, 1)
+        mute.create_subscription(CameraInfo, "camera_info", lambda _: None, 1)
+        mute.create_publisher(Odometry, "odom", 1)
+        assert not player.wait_for_node(2.5)  # all topics are there, but nothing says that answers arrive
+        told = rclpy.create_node("vo_node", **names, parameter_overrides=[Parameter("scale", value="depth")])
+        told.declare_parameter("scale", "none")
+        with spinning(told, context):
+            assert not player.wait_for_node(2.5)  # it wants depth images, but does not hear them yet
+            assert player.settings["scale"] == "depth"
+            told.create_subscription(ImageMessage, "depth", lambda _: None, 1)
+            assert player.wait_for_node(20.0)
+    mute.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_errors_are_printed_without_an_output_folder(room):

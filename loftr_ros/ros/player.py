@@ -51,15 +51,27 @@ CAMERA_AT_BASE = (0.0, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5)
 _FIRST_ANSWER_S = 120.0  # the node may still be loading its weights
 _ANSWER_S = 30.0
 _REPEAT_S = 1.0
-_SETTINGS_S = 3.0
 _VIDEO_HZ = 10.0
 
 
 class Player(Node):
-    """Publishes frames; gathers the statuses, odometry and match pictures that come back."""
+    """Publishes frames; gathers the statuses, odometry and match pictures that come back.
 
-    def __init__(self, camera: Camera, node_name: str, film: Film | None = None, clock: bool = False) -> None:
-        super().__init__("player")
+    Args:
+        carried: the sources of scale ("depth", "odometry") that the frames bring along.
+        options: of rclpy's Node.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        node_name: str,
+        film: Film | None = None,
+        clock: bool = False,
+        carried: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__("player", **options)
         self.film = film
         self._info = _camera_info(camera)
         self._way = 0.0
@@ -68,6 +80,8 @@ class Player(Node):
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", 10)
         self._depth = self.create_publisher(ImageMessage, "depth", 10)
         self._wheels = self.create_publisher(Odometry, "wheel_odom", 10)
+        publishers = {"depth": self._depth, "odometry": self._wheels}
+        self._carried = {source: publishers[source] for source in carried}
         self.states: dict[int, MotionState] = {}
         self.posed: set[int] = set()  # stamps of the frames that have a pose
         self.milliseconds: list[float] = []
@@ -81,17 +95,30 @@ class Player(Node):
         self.create_subscription(Odometry, "odom", self._on_odometry, 100)
         if film is not None:
             self.create_subscription(ImageMessage, f"{node_name}/matches", self._on_picture, 10)
+        # After all subscriptions: see _hears_all.
+        self._parameters = self.create_client(GetParameters, f"{node_name}/get_parameters")
 
     def wait_for_node(self, seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
-        """False where it has not come up by then, or is no longer alive."""
+        """Until each hears the other. False where the node has not come up by then, or is no longer alive."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and alive():
-            # Both ways: the answer to the first frame must not be lost.
-            heard = self._image.get_subscription_count() and self._camera_info.get_subscription_count()
-            if heard and self.count_publishers("odom"):
+            if self._image.get_subscription_count() and self.count_publishers("odom") and self._hears_all():
                 return True
             time.sleep(0.05)
         return False
+
+    def _hears_all(self) -> bool:
+        """Whether the node hears all that it wants of a frame, and its answers will arrive.
+
+        It learns of a node's subscriptions in the order in which they were made: once the answer to this call finds its
+        way, that to the first frame does too. An answer before that is lost, and one asks again.
+        """
+        if not self.ask_settings():
+            return False
+        wanted = [] if self.settings.get("camera_info_file") else [self._camera_info]
+        if (source := self._carried.get(self.settings.get("scale", ""))) is not None:
+            wanted.append(source)
+        return all(publisher.get_subscription_count() for publisher in wanted)
 
     def send(self, frame: Frame) -> None:
         header = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=CAMERA_FRAME)
@@ -128,16 +155,18 @@ class Player(Node):
         with self.changed:
             self.changed.wait_for(lambda: self.posed <= self.poses.keys(), seconds)
 
-    def ask_settings(self, node_name: str) -> None:
-        """The node's parameters, as far as it tells them within a moment."""
-        client = self.create_client(GetParameters, f"{node_name}/get_parameters")
-        if not client.wait_for_service(_SETTINGS_S):
-            return
+    def ask_settings(self) -> bool:
+        """Ask for the node's parameters; False where it does not tell them within a moment."""
+        if not self._parameters.wait_for_service(_REPEAT_S):
+            return False
         names, told = list(settings()), threading.Event()
-        future = client.call_async(GetParameters.Request(names=names))
+        future = self._parameters.call_async(GetParameters.Request(names=names))
         future.add_done_callback(lambda _: told.set())
-        if told.wait(_SETTINGS_S) and future.result() is not None:
-            self.settings = {n: parameter_value_to_python(v) for n, v in zip(names, future.result().values)}
+        if not told.wait(_REPEAT_S) or future.result() is None:
+            self._parameters.remove_pending_request(future)
+            return False
+        self.settings = {n: parameter_value_to_python(v) for n, v in zip(names, future.result().values)}
+        return True
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         values = {item.key: item.value for item in message.values}
@@ -296,7 +325,8 @@ def main(arguments: Sequence[str]) -> int:
     _check(options, groundtruth)
     rclpy.init(args=list(arguments))
     film = None if options.output is None else Film(options.output, len(recording) // 2)
-    player = Player(recording.camera, options.node, film, options.clock)
+    carried = [source for source in ("depth", "odometry") if getattr(options, source)]
+    player = Player(recording.camera, options.node, film, options.clock, carried)
     executor = SingleThreadedExecutor()
     executor.add_node(player)
     spinning = threading.Thread(target=spin, args=(executor,))
@@ -304,7 +334,7 @@ def main(arguments: Sequence[str]) -> int:
     code = 0
     try:
         play(player, recording, options.rate)
-        player.ask_settings(options.node)
+        player.ask_settings()  # they may have changed
     except Exception:
         if rclpy.ok():
             raise

@@ -136,9 +136,10 @@ class MatcherConfig(Group):
         choices=("adapt", "stop"),
     )
     precision: str = setting(
-        "float32",
-        "Numbers that LoFTR computes with; bfloat16 is for GPUs and new CPUs, float16 for GPUs.",
-        choices=("float32", "bfloat16", "float16"),
+        "auto",
+        "Numbers that LoFTR computes with; bfloat16 is for GPUs and new CPUs, float16 for GPUs; auto: float32, but for "
+        "`tiny` on a CPU with instructions for bfloat16.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     compile: bool = setting(
         False, "Compile LoFTR for its input size with torch.compile; on a GPU as CUDA graphs. Takes a minute."
@@ -148,7 +149,8 @@ class MatcherConfig(Group):
     )
     max_matches: int = setting(
         0,
-        "LoFTR refines and keeps only so many of its matches, the most confident ones: less time; 0: all.",
+        "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1000 with `tiny`, "
+        "all with the other sizes.",
         minimum=0,
         maximum=1000000,
     )

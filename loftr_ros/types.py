@@ -43,6 +43,8 @@ class Matches:
         index0: [N] which keypoint of image 0 each match starts from. The same number means the same pixel in every
             match of the same image 0, so it names a track.
         sigma: [N] standard deviation of points1 in pixels, as far as the matcher knows it.
+        share: of all matches that there are, those that the matcher had a closer look at, evenly over the image; it may
+            leave out some to save time. Selections keep it.
     """
 
     points0: Array
@@ -50,6 +52,7 @@ class Matches:
     confidence: Array
     index0: NDArray[np.int64]
     sigma: Array
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.points0)
@@ -61,6 +64,7 @@ class Matches:
             self.confidence[selection],
             self.index0[selection],
             self.sigma[selection],
+            self.share,
         )
 
     @staticmethod

@@ -14,8 +14,8 @@ from support import is_one_sentence, lively, texture
 
 from loftr_ros.errors import ConfigError, ExhaustedError
 from loftr_ros.loftr import compiled
-from loftr_ros.matching import load_matcher
-from loftr_ros.matching.loftr import LoFTRMatcher
+from loftr_ros.matching import load_matcher, loftr
+from loftr_ros.matching.loftr import LoFTRMatcher, choose_precision
 from loftr_ros.matching.resolution import side_for_rate
 
 
@@ -163,14 +163,44 @@ def test_pieces_give_the_same_matches(weights):
     np.testing.assert_allclose(found.sigma, wanted.sigma, atol=1e-3)
 
 
-def test_the_most_confident_matches_are_kept(weights):
-    image = texture(96, 128, 33)
-    every, some = (tiny(weights, max_matches=count).match(image, image) for count in (0, 20))
-    assert len(every) > 40 and len(some) == 20
-    best = np.sort(np.argsort(-every.confidence)[:20])
-    np.testing.assert_array_equal(some.index0, every.index0[best])
+def test_so_many_matches_are_kept_and_they_are_spread_over_the_image(weights):
+    image = texture(160, 192, 33)
+    every, some = (tiny(weights, max_matches=count).match(image, image) for count in (0, 60))
+    assert len(every) > 150 and len(some) == 60
+    place = {index: i for i, index in enumerate(every.index0)}
+    same = [place[index] for index in some.index0]  # none that was not there before
+    np.testing.assert_array_equal(some.confidence, every.confidence[same])
     # With fewer neighbours the second refinement is told a little less.
-    np.testing.assert_allclose(some.points1, every.points1[best], atol=1.0)
+    np.testing.assert_allclose(some.points1, every.points1[same], atol=1.0)
+
+    def blocks(matches) -> int:
+        return len({(index // 24 // 2, index % 24 // 2) for index in matches.index0})
+
+    most_confident = every[np.sort(np.argsort(-every.confidence)[:60])]
+    assert blocks(some) == min(60, blocks(every)) > blocks(most_confident)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", "bfloat16"),
+        ("flags : amx_bf16 amx_tile\n", "bfloat16"),
+        ("Features : fp asimd bf16 i8mm\n", "bfloat16"),
+        ("flags : fpu avx2 avx512f not_avx512_bf16\n", "float32"),
+        (None, "float32"),
+    ],
+)
+def test_precision_follows_the_processor(tmp_path, monkeypatch, flags, wanted):
+    info = tmp_path / "cpuinfo"
+    if flags is not None:
+        info.write_text(flags)
+    monkeypatch.setattr(loftr, "_CPU_INFO", info)
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu, bears_bfloat16=True) == getattr(torch, wanted)
+    assert choose_precision("auto", cpu) == torch.float32  # published sizes stay what they are
+    assert choose_precision("auto", torch.device("cuda"), bears_bfloat16=True) == torch.float32
+    assert choose_precision("float32", cpu, bears_bfloat16=True) == torch.float32
+    assert choose_precision("bfloat16", cpu) == torch.bfloat16
 
 
 def test_bfloat16_finds_nearly_the_same():

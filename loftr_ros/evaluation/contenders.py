@@ -45,7 +45,7 @@ class Setup:
     image1: Image
     weights: dict[str, str]
     device: str = "auto"
-    precision: str = "float32"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)

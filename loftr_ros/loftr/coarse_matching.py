@@ -31,13 +31,6 @@ class CoarseMatches:
     cell1: Tensor
     confidence: Tensor
 
-    def most_confident(self, count: int) -> CoarseMatches:
-        """At most `count` of them, in the same order."""
-        if len(self.confidence) <= count:
-            return self
-        kept = torch.topk(self.confidence, count).indices.sort().values
-        return CoarseMatches(self.batch[kept], self.cell0[kept], self.cell1[kept], self.confidence[kept])
-
 
 @dataclass(frozen=True)
 class _Pairs:

@@ -39,6 +39,8 @@ class FinePreprocess(nn.Module):
             [M, window * window, D].
         """
         windows = gather_windows(fine, grid, batch, cell, self.window)
+        if fine.device.type == "cpu":  # features are kept in half the memory there, but computed with as the tokens are
+            windows = windows.to(tokens.dtype)
         # merge_feat of (window, context): the context is the same for all of a window, so its part is computed once.
         of_window, of_context = self.merge_feat.weight.chunk(2, dim=1)
         context = project(self.down_proj(tokens[batch, cell]), of_context, self.merge_feat.bias)

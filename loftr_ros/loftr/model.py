@@ -18,6 +18,7 @@ from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
 from loftr_ros.loftr.position_encoding import PositionEncoding
 from loftr_ros.loftr.refinement import Refinement, hints
+from loftr_ros.loftr.selection import most_useful
 from loftr_ros.loftr.transformer import Transformer
 
 
@@ -58,6 +59,7 @@ class LoFTROutput:
         cell0: [M] cell of image 0, counted row by row.
         deviation: [M] standard deviation of points1 in pixels along each axis, as the second refinement predicts it;
             without one the mean over x and y of the fine heat map's.
+        share: of the coarse matches of the batch, those that were refined and are here.
     """
 
     points0: Tensor
@@ -66,6 +68,7 @@ class LoFTROutput:
     batch: Tensor
     cell0: Tensor
     deviation: Tensor
+    share: float = 1.0
 
 
 class LoFTR(nn.Module):
@@ -76,7 +79,7 @@ class LoFTR(nn.Module):
         threshold: least confidence of a match.
 
     Attributes:
-        max_matches: only so many of the most confident coarse matches are refined and kept, per batch; 0: all.
+        max_matches: only so many coarse matches are refined and kept, per batch, those of `most_useful`; 0: all.
         in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
         windows_at_once: number of matches in a piece.
     """
@@ -146,8 +149,9 @@ class LoFTR(nn.Module):
         )
         # 2. Coarse matching
         coarse = self.match_cells(features0, features1, tokens0, tokens1)
+        count = len(coarse.cell0)
         if self.max_matches:
-            coarse = coarse.most_confident(self.max_matches)
+            coarse = most_useful(coarse, self.max_matches, len(tokens0), features0.grid)
         # 3. Fine matching
         offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
         return LoFTROutput(
@@ -157,6 +161,7 @@ class LoFTR(nn.Module):
             batch=coarse.batch,
             cell0=coarse.cell0,
             deviation=deviation.mean(dim=1) * FINE_STRIDE,
+            share=len(coarse.cell0) / count if self.max_matches and count else 1.0,
         )
 
     def match_cells(

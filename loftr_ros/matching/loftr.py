@@ -33,6 +33,8 @@ _LEAST_SIDE = 64  # pixels; smaller images are not tried
 _LEAST_SIGMA_PX = 0.1
 _LEAST_MATCHES = 500  # however uncertain they are
 _TIDY_EVERY = 20  # frames
+_CPU_INFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ class LoFTRMatcher:
         max_side: images are shrunk until their longer side is this; 0: never.
         threshold: least confidence.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
-        precision: "float32", "bfloat16" or "float16" (on a GPU only). The probabilities and the sub-pixel positions
-            are computed in float32 all the same.
+        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto": bfloat16 for sizes that bear it on a CPU
+            that has units for it, else float32. Probabilities and sub-pixel positions are computed in float32 anyway.
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
-        max_matches: only so many matches, the most confident ones, are refined and returned; 0: all.
+        max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
+            the size needs (LoFTRConfig.most_matches).
         max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
             remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
         out_of_memory: "adapt" (smaller images, matching piece by piece, then the CPU) or "stop" (ExhaustedError).
@@ -83,7 +86,7 @@ class LoFTRMatcher:
         threshold: float = 0.2,
         mask: Image | None = None,
         *,
-        precision: str = "float32",
+        precision: str = "auto",
         target_rate: float = 0.0,
         compile_network: bool = False,
         max_matches: int = 0,
@@ -98,9 +101,10 @@ class LoFTRMatcher:
         self._target_rate = target_rate
         self._extracted = 0
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
         self.network = load_network(name, weights, threshold)
-        self.network.max_matches = max_matches
+        self.network.max_matches = max_matches or self.network.config.most_matches
+        self._wanted_precision = precision
+        self.precision = self._suitable(precision)
         fold_batch_norms(self.network.backbone)
         self.network.to(self.device, memory_format=torch.channels_last)
         if self.device.type == "cpu":
@@ -159,10 +163,14 @@ class LoFTRMatcher:
         if self.device.type == "cpu":
             raise ExhaustedError("LoFTR ran out of memory on the CPU, with the smallest images too.")
         _LOG.warning("LoFTR ran out of memory: it runs on the CPU from now on.")
-        self.device, self.precision = torch.device("cpu"), torch.float32
+        self.device = torch.device("cpu")
+        self.precision = self._suitable("auto" if self._wanted_precision == "auto" else "float32")
         self.max_side = self._wanted_side
         undo_compilation(self.network)
         self.network.to(self.device)
+
+    def _suitable(self, precision: str) -> torch.dtype:
+        return choose_precision(precision, self.device, self.network.config.bears_bfloat16)
 
     def _extract(self, image: Image) -> FrameFeatures:
         height, width = image.shape
@@ -172,7 +180,7 @@ class LoFTRMatcher:
         with self._autocast():
             features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
         if self.device.type == "cpu":  # what follows is not faster there in less precision
-            features = replace(features, tokens=features.tokens.float(), fine=features.fine.float())
+            features = replace(features, tokens=features.tokens.float())
         return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
 
     def _autocast(self) -> torch.autocast:
@@ -269,6 +277,7 @@ class LoFTRMatcher:
             confidence=columns[:, 4],
             index0=columns[:, 6].astype(np.int64),
             sigma=sigma,
+            share=output.share,
         )
         if self.max_deviation == 0 or self.network.refinement is None:
             return matches
@@ -295,11 +304,22 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str, device: torch.device, bears_bfloat16: bool = False) -> torch.dtype:
     """Raises RuntimeError for float16 on a CPU, which has no units for it."""
     if name == "float16" and device.type == "cpu":
         raise RuntimeError("precision is float16, which needs a GPU; use float32 or bfloat16 on a CPU")
+    if name == "auto":
+        name = "bfloat16" if bears_bfloat16 and device.type == "cpu" and multiplies_bfloat16() else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16; others convert each number, which is slower."""
+    try:
+        words = _CPU_INFO.read_text(errors="replace").split()
+    except OSError:
+        return False
+    return not _BFLOAT16_FLAGS.isdisjoint(words)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -59,7 +59,7 @@ class Keyframe(Node):
         frame: the camera frame.
         features: the matcher's features of it.
         depths: inverse depths of its keypoints; measured: those that a depth camera told.
-        best_inliers: most inliers that any frame had with it.
+        best_inliers: most inliers that any frame had with it, had the matcher looked at all matches.
         links: other frames that see its keypoints.
     """
 
@@ -67,7 +67,7 @@ class Keyframe(Node):
     features: Any
     depths: DepthMap = field(default_factory=DepthMap)
     measured: DepthMap = field(default_factory=DepthMap)
-    best_inliers: int = 0
+    best_inliers: float = 0.0
     links: list[Link] = field(default_factory=list)
 
     def link(self, target: Node, matches: Matches, normalized: NormalizedMatches, good: NDArray[np.bool_]) -> None:
@@ -120,6 +120,9 @@ class NormalizedMatches:
     points0: Array
     points1: Array
     sigma1: Array
+
+    def __getitem__(self, selection: NDArray[Any]) -> NormalizedMatches:
+        return NormalizedMatches(self.points0[selection], self.points1[selection], self.sigma1[selection])
 
 
 def normalize(matches: Matches, camera: Camera) -> NormalizedMatches:
@@ -183,10 +186,12 @@ def fuse(mean: Array, sigma: Array, prior: Array, prior_sigma: Array) -> tuple[A
 
 
 def measure_depths(keyframe: Keyframe, matches: Matches, normalized: NormalizedMatches, max_depth: float) -> None:
-    """Give keypoints the depths of the aligned depth image, where it has one."""
+    """Give keypoints the depths of the aligned depth image, where it has one and they have none of it yet."""
     depth_image = keyframe.frame.depth
     if depth_image is None or len(matches) == 0:
         return
+    new = np.flatnonzero(np.isinf(keyframe.measured.lookup(matches.index0)[1]))
+    matches, normalized = matches[new], normalized[new]
     column, row = np.rint(matches.points0).astype(np.int64).T
     inside = (row >= 0) & (row < depth_image.shape[0]) & (column >= 0) & (column < depth_image.shape[1])
     depth = np.zeros(len(matches))

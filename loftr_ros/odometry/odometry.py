@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loftr_ros.config import OdometryConfig, ScaleConfig
 from loftr_ros.errors import GeometryError
@@ -59,6 +60,10 @@ class View:
     keyframe: Keyframe
     matches: Matches
     points: NormalizedMatches
+
+    def agreeing(self, inliers: NDArray[np.bool_]) -> float:
+        """How many inliers there would be, had the matcher looked at all matches."""
+        return float(inliers.sum()) / self.matches.share
 
 
 class VisualOdometry:
@@ -154,7 +159,7 @@ class VisualOdometry:
         if finite.all():
             return matches, points
         known = np.flatnonzero(finite)
-        return matches[known], NormalizedMatches(points.points0[known], points.points1[known], points.sigma1[known])
+        return matches[known], points[known]
 
     def _follow(self, view: View) -> Estimate:
         """Raises GeometryError where the matches give no pose that can be believed."""
@@ -162,6 +167,8 @@ class VisualOdometry:
             if self._maps == 0:
                 return self._restart(view)
             raise GeometryError(f"Only {len(view.matches)} matches; {self.config.min_matches} are needed.")
+        if self.scale.source == "depth":  # a matcher may choose others of its keypoints in each frame
+            measure_depths(view.keyframe, view.matches, view.points, self.scale.max_depth_m)
         known = int(is_precise(*view.keyframe.depths.lookup(view.matches.index0)).sum())
         if known >= self.config.min_matches:
             return self._accept(view, self._track(view))
@@ -242,7 +249,7 @@ class VisualOdometry:
         covariance = compose_covariance(
             keyframe.pose_world_camera, keyframe.covariance, np.zeros(3), step_covariance
         )
-        keyframe.best_inliers = max(keyframe.best_inliers, int(turn.inliers.sum()))
+        keyframe.best_inliers = max(keyframe.best_inliers, view.agreeing(turn.inliers))
         wanted = motion is Motion.ROTATING and self._is_leaving(view, turn.inliers, turn.rotation)
         estimate = self._estimate(
             view.frame,
@@ -340,7 +347,7 @@ class VisualOdometry:
         keyframe = view.keyframe
         self._misses = 0
         self._scene_depth = found.median_depth
-        keyframe.best_inliers = max(keyframe.best_inliers, int(found.inliers.sum()))
+        keyframe.best_inliers = max(keyframe.best_inliers, view.agreeing(found.inliers))
         keyframe.depths.update(
             view.matches.index0, view.points.points0, found.inverse_depth, found.sigma, found.inliers
         )
@@ -431,7 +438,7 @@ class VisualOdometry:
         kept = view.matches[inliers]
         flow = float(np.median(np.linalg.norm(kept.points1 - kept.points0, axis=1)))
         return bool(
-            inliers.sum() < self.config.keyframe_inlier_ratio * view.keyframe.best_inliers
+            view.agreeing(inliers) < self.config.keyframe_inlier_ratio * view.keyframe.best_inliers
             or flow > self.config.keyframe_flow * self.camera.width
             or rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg
         )

@@ -1,0 +1,44 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
+"""Which coarse matches are refined, where not all of them are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from loftr_ros.loftr.coarse_matching import CoarseMatches
+from loftr_ros.loftr.selection import most_useful
+
+GRID = (5, 7)  # odd: the last blocks are cut
+
+
+def matches_of(confidence: torch.Tensor) -> CoarseMatches:
+    """Every cell of each pair with itself; confidence [B, L]."""
+    batch, cell = torch.where(torch.ones_like(confidence, dtype=torch.bool))
+    return CoarseMatches(batch, cell, cell, confidence.flatten())
+
+
+def expected(confidence: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """(pair, cell) of the best of each block, then the second best, and so on; one by one."""
+    ordered = []
+    for pair, of_pair in enumerate(confidence):
+        blocks: dict[tuple[int, int], list[int]] = {}
+        for cell in np.argsort(-of_pair):
+            blocks.setdefault((cell // GRID[1] // 2, cell % GRID[1] // 2), []).append(cell)
+        ordered += [(rank, -of_pair[cell], pair, cell) for cells in blocks.values() for rank, cell in enumerate(cells)]
+    return sorted((pair, cell) for _, _, pair, cell in sorted(ordered)[:count])
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 24, 40, 69])
+def test_best_of_each_block_first(count):
+    confidence = np.random.default_rng(3).uniform(0.1, 1.0, (2, 35)).astype(np.float32)
+    some = most_useful(matches_of(torch.from_numpy(confidence)), count, 2, GRID)
+    assert list(zip(some.batch.tolist(), some.cell0.tolist())) == expected(confidence, count)
+    assert torch.equal(some.cell1, some.cell0)
+    assert torch.equal(some.confidence, torch.from_numpy(confidence)[some.batch, some.cell0])
+
+
+def test_all_stay_where_there_are_no_more():
+    every = matches_of(torch.rand(1, 35))
+    assert most_useful(every, 35, 1, GRID) is every

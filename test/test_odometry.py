@@ -7,7 +7,7 @@ written into the image's first pixels. So nothing here depends on how well a rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -198,6 +198,35 @@ def test_keyframes_are_replaced_but_not_at_every_frame(journey):
     assert 2 <= count < 0.6 * len(estimates)
     stamps = {e.stamp_ns for e in estimates if e.is_keyframe}
     assert all(e.keyframe_stamp_ns in stamps for e in estimates)
+
+
+class Hurried(FakeMatcher):
+    """Looks at no more than `most` matches, others each time; `tells` which share of all that is."""
+
+    def __init__(self, world: World, most: int, tells: bool = True) -> None:
+        super().__init__(world)
+        self._most, self._tells, self._calls = most, tells, 0
+
+    def match_features(self, features0, features1) -> Matches:
+        matches = super().match_features(features0, features1)
+        self._calls += 1
+        kept = np.sort(np.random.default_rng(self._calls).permutation(len(matches))[: self._most])
+        share = len(kept) / max(len(matches), 1) if self._tells else 1.0
+        return replace(matches[kept], share=share)
+
+
+def test_keyframes_do_not_depend_on_how_many_matches_the_matcher_looks_at():
+    """They are replaced when the scene leaves the image, which a matcher that always finds as many would not show."""
+    config = OdometryConfig(keyframe_flow=1.0, keyframe_inlier_ratio=0.8)
+
+    def keyframes(matcher: FakeMatcher) -> list[int]:
+        odometry = VisualOdometry(matcher, CAMERA, config)
+        return [i for i, frame in enumerate(frames(SIDEWAYS)) if odometry.process(frame).is_keyframe]
+
+    every = keyframes(FakeMatcher(SIDEWAYS))
+    assert len(every) == 3
+    np.testing.assert_allclose(keyframes(Hurried(SIDEWAYS, 150)), every, atol=2)
+    assert len(keyframes(Hurried(SIDEWAYS, 150, tells=False))) < len(every)
 
 
 def test_rotations_stay_rotations(journey):
@@ -508,6 +537,20 @@ def test_depth_images_make_it_metric_from_the_first_frame(name):
     assert all(e.metric for e in estimates) and states(estimates)[0] == "OK"
     assert unit_of(estimates, truth) == pytest.approx(1.0, abs=0.02)
     assert errors(estimates, truth, 1.0)[0] < 0.1
+
+
+def test_depths_are_measured_wherever_a_keyframe_is_matched():
+    """Not only where it is matched with itself, which for a hurried matcher are some of its keypoints."""
+    odometry = VisualOdometry(Hurried(SIDEWAYS, 100), CAMERA, scale=ScaleConfig(source="depth"))
+    for frame in frames(SIDEWAYS, depth=True)[:4]:
+        estimate = odometry.process(frame)
+        assert estimate.metric and estimate.state is MotionState.OK
+    assert odometry.keyframe.frame.stamp_ns == 1_000_000_000
+    measured = odometry.keyframe.measured.precise
+    assert len(measured) > 200
+    depth = 1.0 / odometry.keyframe.measured.lookup(measured)[0]
+    right = np.isclose(depth, SIDEWAYS.local(0)[measured, 2], rtol=1e-4)
+    assert right.mean() > 0.98  # two points may lie in one pixel of the depth image
 
 
 def wheels(world: World) -> list[float]:

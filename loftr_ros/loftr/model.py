@@ -16,6 +16,7 @@ from loftr_ros.loftr.backbone import Backbone
 from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
+from loftr_ros.loftr.memory import apart
 from loftr_ros.loftr.position_encoding import PositionEncoding
 from loftr_ros.loftr.refinement import Refinement, hints
 from loftr_ros.loftr.selection import most_useful
@@ -39,6 +40,11 @@ class ImageFeatures:
     grid: tuple[int, int]
     mask: Tensor | None = None
     image: Tensor | None = None
+
+    def kept(self) -> ImageFeatures:
+        """The same on the CPU, to be kept for long: tokens as float32, the others as they are."""
+        image = None if self.image is None else apart(self.image)
+        return ImageFeatures(apart(self.tokens.float()), apart(self.fine), self.grid, self.mask, image)
 
     def to(self, device: torch.device) -> ImageFeatures:
         """The same on another device, as float32, which every device computes with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,7 +19,7 @@ from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
-from loftr_ros.loftr.memory import give_back_freed_memory, keep_freed_memory
+from loftr_ros.loftr.memory import keep_freed_memory
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
@@ -32,7 +32,6 @@ _LEAST_SIDE = 64  # pixels; smaller images are not tried
 # Below this the fine heat map says less about its error than the training data's own precision does.
 _LEAST_SIGMA_PX = 0.1
 _LEAST_MATCHES = 500  # however uncertain they are
-_TIDY_EVERY = 20  # frames
 _CPU_INFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
@@ -99,7 +98,6 @@ class LoFTRMatcher:
         self._out_of_memory = out_of_memory
         self.mask = mask
         self._target_rate = target_rate
-        self._extracted = 0
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
@@ -139,9 +137,6 @@ class LoFTRMatcher:
         check_image(image)
         if self._target_rate:
             self._choose_side(image)
-        self._extracted += 1
-        if self.device.type == "cpu" and self._extracted % _TIDY_EVERY == 0:
-            give_back_freed_memory()
         while True:
             try:
                 return self._extract(image)
@@ -180,7 +175,7 @@ class LoFTRMatcher:
         with self._autocast():
             features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
         if self.device.type == "cpu":  # what follows is not faster there in less precision
-            features = replace(features, tokens=features.tokens.float())
+            features = features.kept()
         return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
 
     def _autocast(self) -> torch.autocast:

@@ -1,0 +1,70 @@
+# Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
+"""A matcher that runs for days does not hold more and more memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from loftr_ros import cli
+from loftr_ros.loftr import memory
+from loftr_ros.matching import load_matcher
+
+ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
+
+# 200 MiB of tensors that come and go, and of each round one that stays for ten rounds.
+ROUNDS = """
+import os
+from collections import deque
+import torch
+from loftr_ros.evaluation.endurance import usage_of
+from loftr_ros.loftr.memory import apart, keep_freed_memory
+assert keep_freed_memory()
+kept, sizes, total = deque(maxlen=10), [], 0.0
+for i in range(60):
+    new = [torch.ones(1 << 18, j % 7 + 1) for j in range(50)]
+    kept.append(apart(new[i % 7]))
+    del new
+    sizes.append(usage_of(os.getpid(), 0).rss_mb)
+print(min(sizes), max(sizes[15:]) - min(sizes[15:]), sum(float(k.mean()) for k in kept))
+"""
+
+
+@ON_LINUX
+def test_freed_memory_is_kept_and_what_stays_does_not_make_it_grow():
+    done = subprocess.run(
+        [sys.executable, "-c", ROUNDS], capture_output=True, text=True, timeout=60, check=False, env=cli.environment()
+    )
+    assert done.returncode == 0, done.stderr
+    least, swing, total = map(float, done.stdout.split())
+    assert least > 200  # the tensors that came and went
+    assert swing < 40  # ten that stay, of 1 to 7 MiB each
+    assert total == 10
+
+
+def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
+    for tensor in (torch.randn(3, 4, 5).bfloat16().permute(2, 0, 1), torch.arange(7), torch.zeros(0, 3)):
+        other = memory.apart(tensor)
+        assert other.dtype == tensor.dtype and other.is_contiguous() and torch.equal(other, tensor)
+    view = memory.apart(torch.arange(1000))[500:]
+    assert view.sum() == sum(range(500, 1000))  # its pages are still there
+
+
+def test_features_on_a_cpu_lie_apart():
+    features = load_matcher("tiny", device="cpu").extract((torch.rand(96, 128) * 255).byte().numpy()).network
+    for tensor in (features.tokens, features.fine, features.image):
+        assert tensor.data_ptr() % 4096 == 0  # the start of a page
+    assert features.tokens.dtype == torch.float32
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.keep_freed_memory() is False
+
+
+def test_a_c_library_without_these_functions_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed_memory() is False

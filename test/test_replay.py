@@ -291,3 +291,30 @@ def test_a_known_error_has_its_size(tmp_path):
     errors, _ = evaluate(Trajectory(stamps(400), noisy), tmp_path / "truth.txt")
     assert errors.ate_se3_rmse_m == pytest.approx(0.05 * 3**0.5, rel=0.1)
     assert errors.rpe_translation_rmse_m == pytest.approx(0.05 * 6**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "world_camera", "wanted"),
+    [
+        ("the camera's own axes", np.eye(3), (0, 2)),
+        ("z up, the camera looks along x", np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]), (0, 1)),
+        ("z up, the camera looks down", np.array([[0, -1, 0], [-1, 0, 0], [0, 0, -1]]), (0, 1)),
+    ],
+)
+def test_the_view_from_above_leaves_out_the_vertical(tmp_path, name, world_camera, wanted):
+    """Also on a straight drive over hills, which goes up and down more than sideways; a drone turns as it likes."""
+    count, drone = 40, name.endswith("down")
+    ahead = np.array([0.0, 1.0, 0.0] if drone else [0.0, 0.0, 1.0])  # in the camera's axes
+    side = np.array([1.0, 0.0, 0.0])
+    below = np.cross(ahead, side)
+    wave = np.sin(np.arange(count) / 6)
+    truth = []
+    for i in range(count):
+        yaw = rotation_from_vector(below * (i * 2 * np.pi / count if drone else 0.01 * wave[i]))
+        way = 1.5 * i * ahead + (5.0 if drone else 0.5) * wave[i] * side + 0.9 * np.cos(i / 9) * below
+        truth.append(make_pose(world_camera @ yaw, world_camera @ way))
+    write_tum(tmp_path / "truth.txt", Trajectory(stamps(count), truth))
+    first = np.linalg.inv(truth[0])
+    estimate = [make_pose((first @ pose)[:3, :3], 0.1 * (first @ pose)[:3, 3]) for pose in truth]
+    _, aligned = evaluate(Trajectory(stamps(count), estimate), tmp_path / "truth.txt")
+    assert aligned.ground_axes == wanted

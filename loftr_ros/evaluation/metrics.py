@@ -16,6 +16,7 @@ from loftr_ros.geometry.se3 import quat_xyzw
 from loftr_ros.types import Array
 
 _MOST_TIME_DIFFERENCE_S = 0.02
+_UPRIGHT = 0.8  # cosine of the angle to an axis
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,30 @@ class Errors:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Positions for plots: truth [N, 3], estimate after Sim(3) alignment [N, 3], and times [N] in seconds."""
+    """For plots: the positions, and where the camera had its feet.
+
+    Attributes:
+        truth, estimate: [N, 3] positions; the estimate after Sim(3) alignment.
+        times: [N] in seconds.
+        down: [3] mean of the camera's y axes in the frame of the ground truth: shorter than 1 where they differ.
+    """
 
     truth: Array
     estimate: Array
     times: Array
+    down: Array
+
+    @property
+    def ground_axes(self) -> tuple[int, int]:
+        """The axes of the ground truth's frame for a view from above: not the one that most points down.
+
+        Where the camera does not look ahead (a drone's), the two along which it went farthest.
+        """
+        vertical = int(np.argmax(np.abs(self.down)))
+        if abs(self.down[vertical]) < _UPRIGHT:
+            vertical = int(np.argmin(np.ptp(self.truth, axis=0)))
+        first, second = (axis for axis in range(3) if axis != vertical)
+        return first, second
 
 
 def evaluate(trajectory: Trajectory, groundtruth: Path) -> tuple[Errors, Aligned]:
@@ -64,7 +84,8 @@ def evaluate(trajectory: Trajectory, groundtruth: Path) -> tuple[Errors, Aligned
         path_length_m=float(truth.path_length),
         matched_poses=int(truth.num_poses),
     )
-    return errors, Aligned(truth.positions_xyz, similar.positions_xyz, truth.timestamps - truth.timestamps[0])
+    down = np.mean([pose[:3, 1] for pose in similar.poses_se3], axis=0)
+    return errors, Aligned(truth.positions_xyz, similar.positions_xyz, truth.timestamps - truth.timestamps[0], down)
 
 
 def _associated(trajectory: Trajectory, groundtruth: Path) -> tuple[Any, Any]:

@@ -40,7 +40,7 @@ def _plot_alone(axes, trajectory: Trajectory) -> None:  # type: ignore[no-untype
 
 
 def _plot_compared(axes, aligned: Aligned, errors: Errors) -> None:  # type: ignore[no-untyped-def]
-    first, second = np.argsort(-np.ptp(aligned.truth, axis=0), kind="stable")[:2]
+    first, second = aligned.ground_axes
     names = "xyz"
     axes[0].plot(aligned.truth[:, first], aligned.truth[:, second], "--", color="0.4", label="ground truth")
     axes[0].plot(aligned.estimate[:, first], aligned.estimate[:, second], color="tab:blue", label="estimate, aligned")

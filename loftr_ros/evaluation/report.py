@@ -131,11 +131,8 @@ def _lines(story: Story) -> list[tuple[str, Array, dict[str, Any]]]:
 
 
 def _plane(story: Story) -> tuple[int, int]:
-    """The axes of the view from above: those of the camera's x and z, or the widest two of the ground truth's frame."""
-    if story.aligned is None:
-        return 0, 2
-    first, second = sorted(np.argsort(-np.ptp(story.aligned.truth, axis=0), kind="stable")[:2].tolist())
-    return first, second
+    """The axes of the view from above: without ground truth the first camera's x and z."""
+    return (0, 2) if story.aligned is None else story.aligned.ground_axes
 
 
 def _top_view(story: Story) -> Any:

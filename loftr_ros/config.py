@@ -322,8 +322,8 @@ class InputConfig(Group):
     )
     max_delay_s: float = setting(
         0.15,
-        "Images whose turn comes this many seconds later after their stamp than that of the quickest of the last ones "
-        "are dropped and counted; 0: none. Not with reliable.",
+        "Images whose turn comes this many seconds (and more than a period of the camera) later after their stamp than "
+        "that of the quickest of the last ones are dropped and counted; 0: none. Not with reliable.",
         key="max_delay",
         minimum=0.0,
         maximum=5.0,

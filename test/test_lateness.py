@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 
 
 from node_support import connected_client, running_node  # noqa: E402
 
-from loftr_ros.ros.lateness import Lateness, age_of  # noqa: E402
+from loftr_ros.ros.lateness import Lateness, Period, age_of  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 from loftr_ros.types import Frame  # noqa: E402
 
@@ -43,6 +43,32 @@ def test_a_clock_that_is_set_is_late_for_a_while_only():
     found = [lateness.seconds(0.02 if k < 60 else 1.0) for k in range(120)]
     assert max(found[:60]) == 0.0 and found[60] == pytest.approx(0.98)
     assert max(found[110:]) == 0.0
+
+
+def test_the_period_is_that_of_the_camera_though_images_are_lost():
+    period = Period()
+    assert period.seconds == 0.0
+    for stamp in (0.0, 0.2, 0.2, 0.8, 1.0, 2.0, 1.9, 2.1):  # lost, repeated, and of times that jump back
+        period.add(round(stamp * SECOND))
+    assert period.seconds == pytest.approx(0.2)
+    for k in range(12):  # the camera has become slower
+        period.add(round((10 + 0.5 * k) * SECOND))
+    assert period.seconds == pytest.approx(0.5)
+
+
+def test_the_newest_image_of_a_slow_camera_is_not_late():
+    """It waits while the one before is processed, for at most one period."""
+    camera = room_camera(320, 240)
+    images = [frame.image for frame in make_room(camera).frames(round_trip(6, share=0.05))]
+    with running_node("slow", matcher="orb", max_delay=0.15), connected_client("slow") as client:
+        start = time.time_ns() + SECOND // 10
+        for k, image in enumerate(images):
+            stamp = start + k * 2 * SECOND // 5
+            comes = stamp + (SECOND // 4 if k > 3 else 0)
+            time.sleep(max(0, comes - time.time_ns()) * 1e-9)
+            client.play([Frame(stamp, image)], camera)
+        assert client.statuses[-1]["late_frames"] == "0"
+        assert float(client.statuses[-1]["age_ms"]) > 240
 
 
 def test_a_late_image_is_dropped_and_counted():

@@ -24,6 +24,7 @@ from loftr_ros.config import Config
 from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.geometry.camera import camera_from_info, load_camera
 from loftr_ros.ros import conversions
+from loftr_ros.ros.lateness import Period
 from loftr_ros.ros.mailbox import Mailbox, StampedBuffer
 from loftr_ros.ros.wheels import WheelWay
 from loftr_ros.types import Image
@@ -62,6 +63,7 @@ class Inputs:
         mask: [H, W] uint8 from the topic `mask`, 0 where the image is ignored; None until one has come.
         paused: images are not taken.
         received: number of images that have come.
+        period: of the images that have come.
         refusals: by kind, the last message that was refused: a sentence, and when, on the monotonic clock.
 
     Raises InputError when the calibration file cannot be used.
@@ -76,6 +78,7 @@ class Inputs:
         self.mask: Image | None = None
         self.paused = False
         self.received = 0
+        self.period = Period()
         self.refusals: dict[str, tuple[str, float]] = {}
         self._depths: StampedBuffer[ImageMessage] = StampedBuffer(_DEPTH_QUEUE)
         self._wheels = WheelWay()
@@ -119,8 +122,10 @@ class Inputs:
 
     def _on_image(self, message: ImageMessage | CompressedImage) -> None:
         self.received += 1
+        arrival = Arrival(message, time.monotonic())
+        self.period.add(arrival.stamp_ns)
         if not self.paused:
-            self.frames.put(Arrival(message, time.monotonic()))
+            self.frames.put(arrival)
 
     def _on_depth(self, message: ImageMessage) -> None:
         self._depths.put(conversions.stamp_to_ns(message.header.stamp), message)

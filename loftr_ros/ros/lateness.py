@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 
 _RECENT = 50  # images
+_RECENT_GAPS = 10
 _COMPARABLE_S = 5.0  # stamps of the future or of long ago are of another clock (a recording's, say)
 
 
@@ -26,6 +27,26 @@ class Lateness:
             return 0.0
         self._ages.append(age_s)
         return age_s - min(self._ages)
+
+
+class Period:
+    """Time from one of the camera's images to the next, as far as their stamps tell.
+
+    Attributes:
+        seconds: the least of the last gaps: images that never came make the others longer.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last_ns: int | None = None
+        self._gaps: deque[int] = deque(maxlen=_RECENT_GAPS)
+
+    def add(self, stamp_ns: int) -> None:
+        """The stamp of an image that has come."""
+        if self._last_ns is not None and stamp_ns > self._last_ns:
+            self._gaps.append(stamp_ns - self._last_ns)
+            self.seconds = min(self._gaps) * 1e-9
+        self._last_ns = stamp_ns
 
 
 def age_of(stamp_ns: int, now_ns: int) -> float | None:

@@ -118,11 +118,14 @@ class Tracker:
                 self._node.get_logger().error(text, throttle_duration_sec=_WARN_EVERY_S)
 
     def _is_late(self, arrival: Arrival) -> bool:
-        """Whether it has waited so long (in a starved process, say) that the next one is worth more; it is counted."""
+        """Whether it has waited so long (in a starved process, say) that the next one is worth more; it is counted.
+
+        The newest image may well have waited for one period of a slow camera while the one before was processed.
+        """
         limit = self.config.input.max_delay_s
         if self.config.input.reliable or limit == 0:
             return False
-        if self._lateness.seconds(self._age_of(arrival)) <= limit:
+        if self._lateness.seconds(self._age_of(arrival)) <= max(limit, self._inputs.period.seconds):
             return False
         self.late += 1
         return True

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -284,3 +286,35 @@ def test_nearest_descriptors_are_those_of_all_distances():
         ]  # fmt: skip
         assert index0.tolist() == expected and 60 <= len(expected) < 90
         assert (best[index0] == distances.argmin(axis=1)[index0]).all()
+
+
+def shifted(image: np.ndarray, by: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+    return cv2.warpAffine(image, np.array([[1, 0, by[0]], [0, 1, by[1]]], np.float64), size, flags=cv2.INTER_CUBIC)
+
+
+def test_polished_matches_of_orb_are_right_to_a_fraction_of_a_pixel():
+    """Corners lie on the pixels of their level: shifts by fractions of a pixel show it."""
+    by = (7.3, -4.6)
+    image0 = cv2.GaussianBlur(texture(240, 320, 21), (0, 0), 1.0)
+    matcher = load_matcher("orb")
+    features0, features1 = (matcher.extract(image) for image in (image0, shifted(image0, by, (320, 240))))
+    matches = matcher.match_features(features0, features1)
+    raw = matcher.match_features(replace(features0, image=None), features1)
+    np.testing.assert_array_equal(matches.index0, raw.index0)
+    right = np.linalg.norm(raw.points1 - raw.points0 - by, axis=1) < 3
+    before, after = (np.median(np.abs((m.points1 - m.points0 - by)[right])) for m in (raw, matches))
+    assert before > 0.15 and after < 0.05
+    moved = (matches.points1 != raw.points1).any(axis=1)
+    assert moved.mean() > 0.7
+    np.testing.assert_allclose(matches.sigma, np.where(moved, 0.5, 1.0) * raw.sigma)
+
+
+def test_matches_whose_surroundings_differ_stay_where_they_are():
+    matcher = load_matcher("orb")
+    image0 = texture(240, 320, 22)
+    turned = cv2.warpAffine(image0, cv2.getRotationMatrix2D((160, 120), 60, 1.0), (320, 240), flags=cv2.INTER_CUBIC)
+    features0, features1 = matcher.extract(image0), matcher.extract(turned)
+    matches = matcher.match_features(features0, features1)
+    raw = matcher.match_features(replace(features0, image=None), features1)
+    assert len(raw) > 50
+    assert (matches.points1 == raw.points1).all(axis=1).mean() > 0.95

@@ -152,7 +152,7 @@ def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
     layers = []
     for layer, name in zip(transformer.layers, transformer.names):
         tokens, source, _, source_mask = calls.inputs[layer][0]
-        layers.append(LayerInput(name, layer, tokens, source, source_mask))
+        layers.append(LayerInput(name, layer, tokens.float(), source.float(), source_mask))  # may be of less precision
     return Passage(cells0, cells1, layers, network.config.temperature)
 
 

@@ -115,6 +115,9 @@ def test_examples_name_the_package_that_they_need(installed, package):
 def test_lifecycle_and_parameters_by_the_command_line(installed):
     with running_node("cli", matcher="orb", autostart=False), connected_client("cli", wait=False) as client:
         assert client.state() == "unconfigured"
+        end = time.monotonic() + 30.0
+        while "/cli/vo_node" not in ros2("lifecycle", "nodes").stdout.split():  # its daemon may be new
+            assert time.monotonic() < end, "ros2 does not see the node"
         for transition, state in (("configure", "inactive"), ("activate", "active"), ("deactivate", "inactive")):
             assert ros2("lifecycle", "set", "/cli/vo_node", transition).stdout == "Transitioning successful\n"
             assert ros2("lifecycle", "get", "/cli/vo_node").stdout.split()[0] == state

@@ -19,6 +19,7 @@ from loftr_ros.errors import ConfigError
 from loftr_ros.files import read_yaml
 
 MATCHERS = ("tiny", "outdoor", "indoor", "sift", "orb")
+ALL_MATCHES = 1_000_000  # more than any image has cells
 SCALE_SOURCES = ("none", "depth", "odometry", "camera_height")
 TRAJECTORY_FORMATS = ("tum", "kitti")
 
@@ -152,7 +153,7 @@ class MatcherConfig(Group):
         "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1000 with `tiny`, "
         "all with the other sizes.",
         minimum=0,
-        maximum=1000000,
+        maximum=ALL_MATCHES,
     )
     max_deviation_px: float = setting(
         0.5,

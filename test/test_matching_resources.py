@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from support import is_one_sentence, lively, texture
 
+from loftr_ros.config import limits_of, settings
 from loftr_ros.errors import ConfigError, ExhaustedError
-from loftr_ros.loftr import compiled
+from loftr_ros.loftr import CONFIGS, compiled
 from loftr_ros.matching import load_matcher, loftr
 from loftr_ros.matching.loftr import LoFTRMatcher, choose_precision
 from loftr_ros.matching.resolution import side_for_rate
@@ -161,6 +162,12 @@ def test_pieces_give_the_same_matches(weights):
     np.testing.assert_array_equal(found.index0, wanted.index0)
     np.testing.assert_allclose(found.points1, wanted.points1, atol=1e-3)
     np.testing.assert_allclose(found.sigma, wanted.sigma, atol=1e-3)
+
+
+def test_the_text_of_max_matches_tells_the_number_of_each_size():
+    _, item = settings()["max_matches"]
+    assert f"0: {CONFIGS['tiny'].most_matches} with `tiny`, all with the other sizes." in limits_of(item).text
+    assert {name for name, config in CONFIGS.items() if config.most_matches} == {"tiny"}
 
 
 def test_so_many_matches_are_kept_and_they_are_spread_over_the_image(weights):

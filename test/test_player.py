@@ -7,9 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,6 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: the node ne
 
 from nav_msgs.msg import Odometry  # noqa: E402
 from node_support import ROOT, connected_client, running_node  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
@@ -29,7 +25,7 @@ from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 from loftr_ros.config import load_config, settings  # noqa: E402
 from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
 from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
-from loftr_ros.ros.player import Player  # noqa: E402
+from loftr_ros.ros.player import Player, spinning  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
 
 CAMERA = room_camera(320, 240)
@@ -73,20 +69,6 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()
 
 
-@contextmanager
-def spinning(node, context) -> Iterator[None]:
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.shutdown()
-        thread.join()
-        node.destroy_node()
-
-
 def test_player_waits_until_node_and_player_hear_all_of_each_other():
     """The node's topics appear one by one; before the last, a frame or its answer would be lost."""
     context = rclpy.Context()
@@ -94,14 +76,14 @@ def test_player_waits_until_node_and_player_hear_all_of_each_other():
     names = {"namespace": "half", "context": context, "allow_undeclared_parameters": True}
     mute = rclpy.create_node("vo_node", **names, start_parameter_services=False)
     player = Player(room_camera(320, 240), "vo_node", carried=("depth",), namespace="half", context=context)
-    with spinning(player, context):
+    with spinning(player):
         mute.create_subscription(ImageMessage, "image", lambda _: None, 1)
         mute.create_subscription(CameraInfo, "camera_info", lambda _: None, 1)
         mute.create_publisher(Odometry, "odom", 1)
         assert not player.wait_for_node(2.5)  # all topics are there, but nothing says that answers arrive
         told = rclpy.create_node("vo_node", **names, parameter_overrides=[Parameter("scale", value="depth")])
         told.declare_parameter("scale", "none")
-        with spinning(told, context):
+        with spinning(told):
             assert not player.wait_for_node(2.5)  # it wants depth images, but does not hear them yet
             assert player.settings["scale"] == "depth"
             told.create_subscription(ImageMessage, "depth", lambda _: None, 1)

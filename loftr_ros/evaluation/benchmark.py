@@ -34,9 +34,8 @@ from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.stopwatch import Times
 from loftr_ros.files import write_atomically
 from loftr_ros.geometry.camera import Camera
-from loftr_ros.loftr import CONFIGS
-from loftr_ros.matching import matcher_from_config
-from loftr_ros.matching.loftr import LoFTRMatcher, choose_device, choose_precision
+from loftr_ros.matching import Matcher, matcher_from_config
+from loftr_ros.matching.loftr import LoFTRMatcher, choose_device
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.types import Frame, Image
 
@@ -110,7 +109,7 @@ def centre(camera: Camera, size: tuple[int, int]) -> tuple[slice, slice, Camera]
     return slice(top, top + height), slice(left, left + width), part
 
 
-def machine(config: MatcherConfig, outdoor_weights: str | None) -> dict[str, Any]:
+def machine(config: MatcherConfig, matcher: Matcher, outdoor_weights: str | None) -> dict[str, Any]:
     """What the numbers depend on; None for what does not matter."""
     device = choose_device(config.device)
     return {
@@ -123,15 +122,9 @@ def machine(config: MatcherConfig, outdoor_weights: str | None) -> dict[str, Any
         "torch": torch.__version__,
         "opencv": cv2.__version__,
         "loftr_ros": loftr_ros.__version__,
-        "precision": _precision(config, device),
+        "precision": str(matcher.precision).partition(".")[2] if isinstance(matcher, LoFTRMatcher) else None,
         "outdoor_weights": outdoor_weights,
     }
-
-
-def _precision(config: MatcherConfig, device: torch.device) -> str:
-    """Of the odometry's LoFTR."""
-    size = CONFIGS.get(config.name)
-    return str(choose_precision(config.precision, device, size is not None and size.bears_bfloat16))[len("torch.") :]
 
 
 def _cpu_name() -> str:
@@ -267,7 +260,7 @@ def benchmark(options: argparse.Namespace, config: MatcherConfig, messages: Mess
     shares = []
     if options.shares and isinstance(matcher, LoFTRMatcher):
         shares = dual_softmax_shares(matcher, options.recording)
-    return Report(machine(config, outdoor_weights), odometry, scores, ratios(scores), shares)
+    return Report(machine(config, matcher, outdoor_weights), odometry, scores, ratios(scores), shares)
 
 
 def contest(names: Sequence[str], options: argparse.Namespace, config: MatcherConfig) -> tuple[list[Score], str | None]:
@@ -312,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair-size", type=_size, default=(640, 480), metavar="WxH", help="of their images (640x480)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="of each contender (20)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
-    parser.add_argument("--precision", default="auto", help="of our LoFTR (auto)")
+    parser.add_argument("--precision", default=MatcherConfig.precision, help="of our LoFTR (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the odometry's LoFTR through torch.compile")
     parser.add_argument("--shares", action="store_true", help="also the share of the dual softmax, by size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")

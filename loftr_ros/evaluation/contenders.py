@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from loftr_ros.config import MatcherConfig
 from loftr_ros.errors import WeightsError
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.weights import find_weights
@@ -45,7 +46,7 @@ class Setup:
     image1: Image
     weights: dict[str, str]
     device: str = "auto"
-    precision: str = "auto"
+    precision: str = MatcherConfig.precision
 
 
 @dataclass(frozen=True)

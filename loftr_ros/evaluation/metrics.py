@@ -37,7 +37,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Aligned:
-    """For plots: the positions, and where the camera had its feet.
+    """For plots: the positions, and which way is down.
 
     Attributes:
         truth, estimate: [N, 3] positions; the estimate after Sim(3) alignment.

@@ -22,7 +22,7 @@ _POLISH_WINDOW = 13  # pixels
 _POLISH_STEPS = 12
 _MOST_MOVED = 3.0  # standard deviations of a keypoint; further away lies something else
 _MOST_DIFFERENT = 5.0  # grey levels a pixel; where patches differ more, they are turned or seen from elsewhere
-_POLISHED = 0.5  # of the deviation; on rendered rooms 0.4 (finest level) to 0.15
+_POLISHED = 0.5  # of the deviation; on rendered rooms 0.4 (finest level) to 0.13
 # The pyramids of OpenCV cannot shrink smaller images, and there is nothing to be found in them.
 _LEAST_SIDE = 16
 

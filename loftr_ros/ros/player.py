@@ -14,7 +14,8 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -327,22 +328,16 @@ def main(arguments: Sequence[str]) -> int:
     film = None if options.output is None else Film(options.output, len(recording) // 2)
     carried = [source for source in ("depth", "odometry") if getattr(options, source)]
     player = Player(recording.camera, options.node, film, options.clock, carried)
-    executor = SingleThreadedExecutor()
-    executor.add_node(player)
-    spinning = threading.Thread(target=spin, args=(executor,))
-    spinning.start()
     code = 0
     try:
-        play(player, recording, options.rate)
-        player.ask_settings()  # they may have changed
+        with spinning(player):
+            play(player, recording, options.rate)
+            player.ask_settings()  # they may have changed
     except Exception:
         if rclpy.ok():
             raise
         code = 130  # a signal has ended ROS in the middle of a call
     finally:
-        executor.shutdown()
-        spinning.join()
-        player.destroy_node()
         rclpy.try_shutdown()
         if player.states:  # what came back before a failure is not lost
             _keep(player, options, arguments, groundtruth if code == 0 else None, pose_base_camera)
@@ -385,8 +380,22 @@ def _keep(
     player.film.close()
 
 
-def spin(executor: SingleThreadedExecutor) -> None:
-    """Until it is shut down, or ROS is."""
+@contextmanager
+def spinning(node: Node) -> Iterator[None]:
+    """Serve the node in a thread of its own, until ROS is shut down at the latest; the node is destroyed in the end."""
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=_spin, args=(executor,))
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.destroy_node()
+
+
+def _spin(executor: SingleThreadedExecutor) -> None:
     try:
         executor.spin()
     except (ExternalShutdownException, KeyboardInterrupt):

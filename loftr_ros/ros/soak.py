@@ -14,7 +14,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Path as PathMessage
 from rcl_interfaces.srv import GetParameters
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
@@ -38,7 +36,7 @@ from loftr_ros.errors import InputError
 from loftr_ros.evaluation.endurance import Answer, Finding, Limits, Record, contents, judge, plot, table, usage_of
 from loftr_ros.files import make_folder, write_bytes_atomically
 from loftr_ros.geometry.camera import Camera
-from loftr_ros.ros.player import CAMERA_AT_BASE, Player, spin
+from loftr_ros.ros.player import CAMERA_AT_BASE, Player, spinning
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.types import Frame, Image, MotionState
 
@@ -64,7 +62,7 @@ class SoakPlayer(Player):
             for kind, topic in _COSTLY:
                 self.create_subscription(kind, topic, lambda _: None, 10)
         self._asked = [
-            (self.create_client(GetParameters, f"{_NODE_NAME}/get_parameters"), GetParameters.Request(names=["scale"])),
+            (self._parameters, GetParameters.Request(names=["scale"])),
             (self.create_client(Trigger, f"{_NODE_NAME}/resume"), Trigger.Request()),
         ]
 
@@ -164,20 +162,6 @@ def running_node(options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes
             except subprocess.TimeoutExpired:
                 node.kill()
                 node.wait()
-
-
-@contextmanager
-def spinning(player: Player) -> Iterator[None]:
-    executor = SingleThreadedExecutor()
-    executor.add_node(player)
-    thread = threading.Thread(target=spin, args=(executor,))
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.shutdown()
-        thread.join()
-        player.destroy_node()
 
 
 def run(options: argparse.Namespace, record: Record) -> Finding:

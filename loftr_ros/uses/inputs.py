@@ -6,14 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loftr_ros.config import MATCHERS, config_from_dict
+from loftr_ros.config import ALL_MATCHES, MATCHERS, config_from_dict
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.sequences import IMAGE_SUFFIXES
 from loftr_ros.geometry.camera import Camera, load_camera
 from loftr_ros.matching import PlaceMatcher, matcher_from_config
 
 _MATCHER_KEYS = ("matcher", "weights", "device", "max_side", "threshold")
-_ALL_MATCHES = 1_000_000  # a command need not keep up with a camera
 
 
 def add_matcher_arguments(parser: argparse.ArgumentParser, max_side: int = 640) -> None:
@@ -34,7 +33,8 @@ def add_matcher_arguments(parser: argparse.ArgumentParser, max_side: int = 640) 
 def matcher_of(options: argparse.Namespace) -> PlaceMatcher:
     """The matcher that the arguments describe. Raises ConfigError, WeightsError."""
     given = {key: value for key in _MATCHER_KEYS if (value := getattr(options, key)) is not None}
-    return matcher_from_config(config_from_dict({**given, "max_matches": _ALL_MATCHES}).matcher)
+    given["max_matches"] = ALL_MATCHES  # a command need not keep up with a camera
+    return matcher_from_config(config_from_dict(given).matcher)
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -150,7 +150,7 @@ class MatcherConfig(Group):
     )
     max_matches: int = setting(
         0,
-        "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1000 with `tiny`, "
+        "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1500 with `tiny`, "
         "all with the other sizes.",
         minimum=0,
         maximum=ALL_MATCHES,

@@ -6,8 +6,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from support import texture
 
 from loftr_ros import cli
 from loftr_ros.loftr import memory
@@ -55,8 +57,10 @@ def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
 
 
 def test_features_on_a_cpu_lie_apart():
-    features = load_matcher("tiny", device="cpu").extract((torch.rand(96, 128) * 255).byte().numpy()).network
-    for tensor in (features.tokens, features.fine, features.image):
+    matcher = load_matcher("tiny", device="cpu")
+    matcher.mask = np.full((96, 128), 255, np.uint8)
+    features = matcher.extract(texture(96, 128, 50)).network
+    for tensor in (features.tokens, features.fine, features.image, features.mask):
         assert tensor.data_ptr() % 4096 == 0  # the start of a page
     assert features.tokens.dtype == torch.float32
 

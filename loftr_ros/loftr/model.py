@@ -43,8 +43,8 @@ class ImageFeatures:
 
     def kept(self) -> ImageFeatures:
         """The same on the CPU, to be kept for long: tokens as float32, the others as they are."""
-        image = None if self.image is None else apart(self.image)
-        return ImageFeatures(apart(self.tokens.float()), apart(self.fine), self.grid, self.mask, image)
+        mask, image = (None if each is None else apart(each) for each in (self.mask, self.image))
+        return ImageFeatures(apart(self.tokens.float()), apart(self.fine), self.grid, mask, image)
 
     def to(self, device: torch.device) -> ImageFeatures:
         """The same on another device, as float32, which every device computes with."""

@@ -17,35 +17,43 @@ from loftr_ros.matching import load_matcher
 
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
 
-# 200 MiB of tensors that go, a small one that stays after each; then as many of a size that does not fit the gaps.
-ROUNDS = """
+# 200 MiB of tensors that come and go; then where a tensor lies, and what is there once it is gone.
+PLACES = """
 import os
 import torch
 from loftr_ros.evaluation.endurance import usage_of
 from loftr_ros.loftr.memory import apart, keep_freed_memory
+
+def place(address):
+    for line in open("/proc/self/maps"):
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= address < end:
+            return "heap" if "[heap]" in line else "pages"
+    return "nothing"
+
 assert keep_freed_memory()
-going, staying = [], []
-for _ in range(200):
-    going.append(torch.ones(1 << 18))
-    staying.append(apart(torch.ones(1 << 10)))
+going = [torch.ones(1 << 18) for _ in range(200)]
 full = usage_of(os.getpid(), 0).rss_mb
 del going
-freed = usage_of(os.getpid(), 0).rss_mb
-larger = [torch.ones(5 << 16) for _ in range(150)]
-print(full - freed, usage_of(os.getpid(), 0).rss_mb - full, sum(float(s.mean()) for s in staying))
+print(full - usage_of(os.getpid(), 0).rss_mb)
+for make in (torch.clone, apart):
+    tensor = make(torch.ones(1 << 21))
+    address = tensor.data_ptr()
+    print(place(address))
+    del tensor
+    print(place(address))
 """
 
 
 @ON_LINUX
-def test_freed_memory_is_kept_and_what_stays_leaves_no_gaps_in_it():
+def test_freed_memory_is_kept_but_not_that_of_what_lies_apart():
     done = subprocess.run(
-        [sys.executable, "-c", ROUNDS], capture_output=True, text=True, timeout=60, check=False, env=cli.environment()
+        [sys.executable, "-c", PLACES], capture_output=True, text=True, timeout=60, check=False, env=cli.environment()
     )
     assert done.returncode == 0, done.stderr
-    given_back, grown, total = map(float, done.stdout.split())
-    assert given_back < 20
-    assert grown < 20  # 187 MiB in the place of 200; with gaps between what stays, they would all come on top
-    assert total == 200
+    given_back, *places = done.stdout.split()
+    assert float(given_back) < 20
+    assert places == ["heap", "heap", "pages", "nothing"]
 
 
 def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():

@@ -63,10 +63,10 @@ def test_hessian_is_the_slope_of_the_gradient_where_all_fits():
         depth_slope = (ends[1].depth_gradient - ends[0].depth_gradient) / (2 * STEP)
         scale = np.abs(pose_slope).max()
         np.testing.assert_allclose(
-            system.hessian @ step + system.mixed.T @ depth_step, pose_slope, rtol=1e-3, atol=1e-3 * scale
+            system.hessian @ step + system.mixed @ depth_step, pose_slope, rtol=1e-3, atol=1e-3 * scale
         )
         np.testing.assert_allclose(
-            system.mixed @ step + system.depth_hessian * depth_step,
+            step @ system.mixed + system.depth_hessian * depth_step,
             depth_slope,
             rtol=1e-3,
             atol=1e-3 * np.abs(depth_slope).max(),

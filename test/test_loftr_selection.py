@@ -19,10 +19,10 @@ def matches_of(confidence: torch.Tensor) -> CoarseMatches:
     return CoarseMatches(batch, cell, cell, confidence.flatten())
 
 
-def expected(confidence: np.ndarray, count: int) -> list[tuple[int, int]]:
+def expected(worth: np.ndarray, count: int) -> list[tuple[int, int]]:
     """(pair, cell) of the best of each block, then the second best, and so on; one by one."""
     ordered = []
-    for pair, of_pair in enumerate(confidence):
+    for pair, of_pair in enumerate(worth):
         blocks: dict[tuple[int, int], list[int]] = {}
         for cell in np.argsort(-of_pair):
             blocks.setdefault((cell // GRID[1] // 2, cell % GRID[1] // 2), []).append(cell)
@@ -42,3 +42,12 @@ def test_best_of_each_block_first(count):
 def test_all_stay_where_there_are_no_more():
     every = matches_of(torch.rand(1, 35))
     assert most_useful(every, 35, 1, GRID) is every
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 12, 20, 34])
+def test_wanted_ones_are_the_best_of_their_block(count):
+    confidence = np.random.default_rng(4).uniform(0.1, 1.0, (1, 35)).astype(np.float32)
+    wanted = np.arange(35) % 3 == 1
+    some = most_useful(matches_of(torch.from_numpy(confidence)), count, 1, GRID, torch.from_numpy(wanted))
+    assert [(0, cell) for cell in some.cell0.tolist()] == expected(confidence + wanted, count)
+    assert torch.equal(some.confidence, torch.from_numpy(confidence)[0, some.cell0])

@@ -139,14 +139,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(weights):
 def test_out_of_memory_while_matching_goes_on_in_pieces(weights, caplog):
     matcher, image = tiny(weights), texture(96, 128, 32)
     wanted = matcher.match(image, image)
-    plain = matcher.network.match
+    plain = matcher.network.coarse
 
     def limited(*features):
         if not matcher.network.in_pieces:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return plain(*features)
 
-    matcher.network.match = limited
+    matcher.network.coarse = limited
     found = matcher.match(image, image)
     assert matcher.network.in_pieces and len(caplog.records) == 1 and len(wanted) > 10
     np.testing.assert_array_equal(found.index0, wanted.index0)
@@ -166,7 +166,9 @@ def test_pieces_give_the_same_matches(weights):
 
 def test_the_text_of_max_matches_tells_the_number_of_each_size():
     _, item = settings()["max_matches"]
-    assert f"0: {CONFIGS['tiny'].most_matches} with `tiny`, all with the other sizes." in limits_of(item).text
+    text = limits_of(item).text
+    assert f"0: {CONFIGS['tiny'].most_matches} with `tiny` ({CONFIGS['tiny'].most_tracked} where" in text
+    assert "all with the other sizes." in text
     assert {name for name, config in CONFIGS.items() if config.most_matches} == {"tiny"}
 
 
@@ -185,6 +187,41 @@ def test_so_many_matches_are_kept_and_they_are_spread_over_the_image(weights):
 
     most_confident = every[np.sort(np.argsort(-every.confidence)[:60])]
     assert blocks(some) == min(60, blocks(every)) > blocks(most_confident)
+
+
+def test_known_points_are_kept_rather_than_others_and_need_fewer(weights):
+    image = texture(160, 192, 33)
+    matcher = tiny(weights, max_matches=60)
+    every, some = tiny(weights).match(image, image), matcher.match(image, image)
+    left_out = np.setdiff1d(every.index0, some.index0)
+    features = matcher.extract(image)
+    found = matcher.match_features(features, features, wanted=left_out[::2])
+    assert len(found) == 60 and len(np.intersect1d(found.index0, left_out[::2])) > 40
+    matcher.network.config = replace(matcher.network.config, most_tracked=40)
+    for known, count in ((19, 60), (20, 40)):  # half of the number suffices
+        assert len(matcher.match_features(features, features, wanted=left_out[:known])) == count
+    assert len(matcher.match_features(features, features)) == 60
+
+
+def test_the_way_back_has_the_same_coarse_matches_at_half_the_cost():
+    image0, image1 = texture(160, 192, 33), np.roll(texture(160, 192, 33), (3, 5), axis=(0, 1))
+    matcher = load_matcher("tiny", device="cpu")
+    computed, plain = [], matcher.network.coarse
+    matcher.network.coarse = lambda *features: computed.append(1) or plain(*features)
+    features0, features1 = matcher.extract(image0), matcher.extract(image1)
+    there = matcher.match_features(features0, features1)
+    back = matcher.match_back(features0, features1)
+    assert len(computed) == 1 and len(back) == len(there) > 40
+    np.testing.assert_array_equal(back.points0, np.stack([back.index0 % 24, back.index0 // 24], axis=1) * 8.0)
+    assert (np.diff(back.index0) > 0).all()
+    np.testing.assert_allclose(np.sort(back.confidence), np.sort(there.confidence))
+    for found, motion in ((there, (5, 3)), (back, (-5, -3))):
+        np.testing.assert_allclose(np.median(found.points1 - found.points0, axis=0), motion, atol=0.1)
+    # Without the way there, or after another image, it is computed.
+    matcher.match_features(features1, features1)
+    again = matcher.match_back(features0, features1)
+    assert len(computed) == 3
+    np.testing.assert_array_equal(again.points1, back.points1)
 
 
 @pytest.mark.parametrize(

@@ -201,16 +201,24 @@ def test_keyframes_are_replaced_but_not_at_every_frame(journey):
 
 
 class Hurried(FakeMatcher):
-    """Looks at no more than `most` matches, others each time; `tells` which share of all that is."""
+    """Looks at no more than `most` matches, others each time; `tells` which share of all that is.
 
-    def __init__(self, world: World, most: int, tells: bool = True) -> None:
+    It prefers those that are wanted, if it `listens`.
+    """
+
+    def __init__(self, world: World, most: int, tells: bool = True, listens: bool = True) -> None:
         super().__init__(world)
-        self._most, self._tells, self._calls = most, tells, 0
+        self._most, self._tells, self._listens, self._calls = most, tells, listens, 0
+        self.wanted: list[np.ndarray | None] = []
 
-    def match_features(self, features0, features1) -> Matches:
+    def match_features(self, features0, features1, wanted=None) -> Matches:
         matches = super().match_features(features0, features1)
         self._calls += 1
-        kept = np.sort(np.random.default_rng(self._calls).permutation(len(matches))[: self._most])
+        self.wanted.append(wanted)
+        order = np.random.default_rng(self._calls).permutation(len(matches))
+        if self._listens and wanted is not None:
+            order = order[np.argsort(~np.isin(matches.index0[order], wanted), kind="stable")]
+        kept = np.sort(order[: self._most])
         share = len(kept) / max(len(matches), 1) if self._tells else 1.0
         return replace(matches[kept], share=share)
 
@@ -227,6 +235,54 @@ def test_keyframes_do_not_depend_on_how_many_matches_the_matcher_looks_at():
     assert len(every) == 3
     np.testing.assert_allclose(keyframes(Hurried(SIDEWAYS, 150)), every, atol=2)
     assert len(keyframes(Hurried(SIDEWAYS, 150, tells=False))) < len(every)
+
+
+def test_a_matcher_that_chooses_is_told_which_points_have_depths():
+    errors = {}
+    for listens in (True, False):
+        matcher = Hurried(SIDEWAYS, 60, listens=listens)
+        odometry = VisualOdometry(matcher, CAMERA)
+        told = []
+        for frame in frames(SIDEWAYS):
+            known = None if odometry.keyframe is None else odometry.keyframe.depths.precise
+            matcher.wanted.clear()
+            odometry.process(frame)
+            told += [(known, matcher.wanted[0])] if matcher.wanted else []
+        assert told[0][1] is None  # nothing is known of the matcher yet
+        for known, wanted in told[1:]:
+            np.testing.assert_array_equal(wanted, known)
+        assert max(len(wanted) for _, wanted in told[1:]) >= 40
+        points = odometry.keyframe.depths
+        errors[listens] = np.median(points.relative_sigma(points.precise))
+    assert errors[True] < 0.8 * errors[False]  # the same points again and again
+
+
+class WayBack(FakeMatcher):
+    """Has a way back that is shorter than matching once more."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.before, self.returned = (None, None), 0
+
+    def match_features(self, features0, features1) -> Matches:
+        self.before = (features0, features1)
+        return super().match_features(features0, features1)
+
+    def match_back(self, features0, features1) -> Matches:
+        assert self.before[0] is features0 and self.before[1] is features1
+        self.returned += 1
+        return super().match_features(features1, features0)
+
+
+def test_new_keyframes_are_matched_by_the_way_back():
+    plain, shorter = FakeMatcher(SIDEWAYS), WayBack(SIDEWAYS)
+    one, other = ([VisualOdometry(m, CAMERA)] for m in (plain, shorter))
+    estimates = [[odometry.process(f) for f in frames(SIDEWAYS)] for (odometry,) in (one, other)]
+    assert shorter.returned == sum(e.is_keyframe for e in estimates[1]) - 1 > 1  # the first has none before it
+    for a, b in zip(*estimates):
+        assert a.state is b.state and (a.pose_world_camera is None) == (b.pose_world_camera is None)
+        if a.pose_world_camera is not None:
+            np.testing.assert_array_equal(a.pose_world_camera, b.pose_world_camera)
 
 
 def test_rotations_stay_rotations(journey):
@@ -541,7 +597,7 @@ def test_depth_images_make_it_metric_from_the_first_frame(name):
 
 def test_depths_are_measured_wherever_a_keyframe_is_matched():
     """Not only where it is matched with itself, which for a hurried matcher are some of its keypoints."""
-    odometry = VisualOdometry(Hurried(SIDEWAYS, 100), CAMERA, scale=ScaleConfig(source="depth"))
+    odometry = VisualOdometry(Hurried(SIDEWAYS, 100, listens=False), CAMERA, scale=ScaleConfig(source="depth"))
     for frame in frames(SIDEWAYS, depth=True)[:4]:
         estimate = odometry.process(frame)
         assert estimate.metric and estimate.state is MotionState.OK

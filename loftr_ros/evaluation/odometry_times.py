@@ -126,12 +126,15 @@ def _stages_of(matcher: Matcher) -> list[tuple[Any, str, str]]:
     if not isinstance(matcher, LoFTRMatcher):
         return [(matcher, "extract", "backbone"), (matcher, "match_features", "match")]
     network = matcher.network
+    second = [] if network.refinement is None else [(network.refinement, "forward", "fine")]
     return [
         (matcher, "extract", "upload"),
         (matcher, "match_features", "download"),
+        (matcher, "match_back", "download"),
         (network, "features", "backbone"),
         (network.loftr_coarse, "alone", "coarse"),
         (network.loftr_coarse, "together", "coarse"),
         (network, "match_cells", "match"),
         (network, "refine", "fine"),
+        *second,
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.errors import GeometryError
-from loftr_ros.geometry.se3 import make_pose, rotation_from_vector, skew
+from loftr_ros.geometry.se3 import cross, make_pose, rotation_from_vector, skew
 from loftr_ros.types import Array
 
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
@@ -55,7 +55,7 @@ class _System:
 
     pose_hessian: Array  # [6, 6]
     pose_gradient: Array  # [6]
-    mixed: Array  # [N, 6]
+    mixed: Array  # [6, N]
     depth_hessian: Array  # [N]
     depth_gradient: Array  # [N]
     cost: float
@@ -142,32 +142,33 @@ def _sigma_factor(system: _System, has_prior: NDArray[np.bool_]) -> float:
 
 
 def _linearize(problem: _Problem, pose: Array, depth: Array) -> _System:
-    rotated = problem.rays0 @ pose[:3, :3].T
-    position = rotated + depth[:, None] * pose[:3, 3]
-    z = np.where(np.abs(position[:, 2]) > 1e-6, position[:, 2], 1e-6)
-    projected = position[:, :2] / z[:, None]
-    residual = (projected - problem.points1) / problem.sigma1[:, None]
-    error = np.linalg.norm(residual, axis=1)
+    """Coordinates come first and points last in all arrays, which numpy works through several times faster."""
+    rotated = pose[:3, :3] @ problem.rays0.T
+    position = rotated + pose[:3, 3, None] * depth
+    z = np.where(np.abs(position[2]) > 1e-6, position[2], 1e-6)
+    projected = position[:2] / z
+    residual = (projected - problem.points1.T) / problem.sigma1
+    error = np.sqrt(np.sum(residual**2, axis=0))
     prior_residual = depth - problem.prior
     squared = error**2 + problem.prior_information * prior_residual**2
     weight = 1.0 / (1.0 + squared / _CAUCHY**2)
 
-    # d projection / d position, rows x and y, in standard deviations
+    # [3, 2, N] d projection / d position, in standard deviations
     scale = 1.0 / (z * problem.sigma1)
-    projection = np.zeros((len(z), 2, 3))
-    projection[:, 0, 0] = projection[:, 1, 1] = scale
-    projection[:, :, 2] = -projected * scale[:, None]
-    jacobian = np.concatenate([np.cross(rotated[:, None, :], projection), projection * depth[:, None, None]], axis=2)
-    depth_jacobian = projection @ pose[:3, 3]
+    projection = np.zeros((3, 2, len(z)))
+    projection[0, 0] = projection[1, 1] = scale
+    projection[2] = -projected * scale
+    jacobian = np.concatenate([cross(rotated[:, None], projection), projection * depth])
+    depth_jacobian = np.tensordot(pose[:3, 3], projection, axes=1)
 
-    weighted = jacobian * weight[:, None, None]
+    weighted = jacobian * weight
     return _System(
-        pose_hessian=np.tensordot(weighted, jacobian, axes=([0, 1], [0, 1])),
-        pose_gradient=np.tensordot(weighted, residual, axes=([0, 1], [0, 1])),
-        mixed=np.einsum("nki,nk->ni", weighted, depth_jacobian),
-        depth_hessian=weight * (np.sum(depth_jacobian**2, axis=1) + problem.prior_information),
+        pose_hessian=weighted.reshape(6, -1) @ jacobian.reshape(6, -1).T,
+        pose_gradient=weighted.reshape(6, -1) @ residual.ravel(),
+        mixed=np.sum(weighted * depth_jacobian, axis=1),
+        depth_hessian=weight * (np.sum(depth_jacobian**2, axis=0) + problem.prior_information),
         depth_gradient=weight
-        * (np.sum(depth_jacobian * residual, axis=1) + problem.prior_information * prior_residual),
+        * (np.sum(depth_jacobian * residual, axis=0) + problem.prior_information * prior_residual),
         cost=float(np.sum(_CAUCHY**2 * np.log1p(squared / _CAUCHY**2))),
         error=error,
         total=np.sqrt(squared),
@@ -177,15 +178,15 @@ def _linearize(problem: _Problem, pose: Array, depth: Array) -> _System:
 def _solve(system: _System, damping: float) -> tuple[Array, Array]:
     """Step of the pose [6] and of the inverse depths [N]."""
     depth_hessian = system.depth_hessian * (1.0 + damping) + 1e-12
-    eliminated = system.mixed / depth_hessian[:, None]
-    hessian = system.pose_hessian - system.mixed.T @ eliminated
+    eliminated = system.mixed / depth_hessian
+    hessian = system.pose_hessian - system.mixed @ eliminated.T
     hessian += np.diag(damping * np.diag(system.pose_hessian) + 1e-12)
-    gradient = system.pose_gradient - eliminated.T @ system.depth_gradient
+    gradient = system.pose_gradient - eliminated @ system.depth_gradient
     try:
         step = np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
     except np.linalg.LinAlgError:
         raise GeometryError("The matches do not determine the pose.") from None
-    return step, -(system.depth_gradient + system.mixed @ step) / depth_hessian
+    return step, -(system.depth_gradient + step @ system.mixed) / depth_hessian
 
 
 def _moved(pose: Array, step: Array) -> Array:
@@ -194,7 +195,7 @@ def _moved(pose: Array, step: Array) -> Array:
 
 def _pose_covariance(system: _System) -> Array:
     """[6, 6] of (rotation vector, translation). Raises GeometryError."""
-    hessian = system.pose_hessian - system.mixed.T @ (system.mixed / (system.depth_hessian[:, None] + 1e-12))
+    hessian = system.pose_hessian - system.mixed @ (system.mixed / (system.depth_hessian + 1e-12)).T
     # Where nothing binds a direction (the length of an unscaled translation) its variance becomes large, not infinite.
     hessian += np.eye(6) * 1e-9 * np.trace(hessian)
     try:

@@ -77,6 +77,35 @@ class LoFTROutput:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
+class CoarseStage:
+    """What the coarse stage found in a batch of image pairs.
+
+    Attributes:
+        tokens0: [B, L, C], tokens1: [B, S, C] after the coarse transformer.
+        matches: all coarse matches.
+    """
+
+    tokens0: Tensor
+    tokens1: Tensor
+    matches: CoarseMatches
+
+    def swapped(self) -> CoarseStage:
+        """The same with image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""
+        batch, cell1, cell0, confidence = (
+            self.matches.batch,
+            self.matches.cell0,
+            self.matches.cell1,
+            self.matches.confidence,
+        )
+        order = torch.argsort(batch * self.tokens1.shape[1] + cell0)
+        return CoarseStage(
+            self.tokens1,
+            self.tokens0,
+            CoarseMatches(batch[order], cell0[order], cell1[order], confidence[order]),
+        )
+
+
 class LoFTR(nn.Module):
     """One class for every size; see loftr_ros.loftr.CONFIGS. New networks have random weights.
 
@@ -137,7 +166,30 @@ class LoFTR(nn.Module):
 
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
         """Match features that `extract` made."""
-        found = self.find(features0, features1)
+        return self.complete(features0, features1, self.coarse(features0, features1), self.max_matches)
+
+    def find(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
+        """As `match`, without the second refinement: what the published LoFTR is."""
+        return self.fine(features0, features1, self.coarse(features0, features1), self.max_matches)
+
+    def coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
+        # 1. Coarse transformer
+        tokens0, tokens1 = self.loftr_coarse.together(
+            features0.tokens, features1.tokens, features0.mask, features1.mask
+        )
+        # 2. Coarse matching
+        return CoarseStage(tokens0, tokens1, self.match_cells(features0, features1, tokens0, tokens1))
+
+    def complete(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        stage: CoarseStage,
+        most: int,
+        wanted: Tensor | None = None,
+    ) -> LoFTROutput:
+        """Both refinements of at most so many coarse matches, as `fine`."""
+        found = self.fine(features0, features1, stage, most, wanted)
         if self.refinement is None:
             return found
         # 4. Second refinement
@@ -147,19 +199,21 @@ class LoFTR(nn.Module):
         )
         return replace(found, points1=points1, deviation=deviation)
 
-    def find(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
-        """As `match`, without the second refinement: what the published LoFTR is."""
-        # 1. Coarse transformer
-        tokens0, tokens1 = self.loftr_coarse.together(
-            features0.tokens, features1.tokens, features0.mask, features1.mask
-        )
-        # 2. Coarse matching
-        coarse = self.match_cells(features0, features1, tokens0, tokens1)
-        count = len(coarse.cell0)
-        if self.max_matches:
-            coarse = most_useful(coarse, self.max_matches, len(tokens0), features0.grid)
+    def fine(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        stage: CoarseStage,
+        most: int,
+        wanted: Tensor | None = None,
+    ) -> LoFTROutput:
+        """The first refinement of at most so many coarse matches (0: of all), those of `most_useful`."""
         # 3. Fine matching
-        offset, deviation = self.refine(features0, features1, tokens0, tokens1, coarse)
+        coarse = stage.matches
+        count = len(coarse.cell0)
+        if most:
+            coarse = most_useful(coarse, most, len(stage.tokens0), features0.grid, wanted)
+        offset, deviation = self.refine(features0, features1, stage.tokens0, stage.tokens1, coarse)
         return LoFTROutput(
             points0=fine_matching.cell_pixels(coarse.cell0, features0.grid),
             points1=fine_matching.refined_pixels(coarse, features1.grid, offset),
@@ -167,7 +221,7 @@ class LoFTR(nn.Module):
             batch=coarse.batch,
             cell0=coarse.cell0,
             deviation=deviation.mean(dim=1) * FINE_STRIDE,
-            share=len(coarse.cell0) / count if self.max_matches and count else 1.0,
+            share=len(coarse.cell0) / count if most and count else 1.0,
         )
 
     def match_cells(

@@ -12,30 +12,34 @@ from loftr_ros.loftr.fine_matching import row_column
 _BLOCK = 2  # cells to each side
 
 
-def most_useful(matches: CoarseMatches, count: int, pairs: int, grid: tuple[int, int]) -> CoarseMatches:
-    """At most `count` of the matches, in the same order: confident ones, spread over image 0.
+def most_useful(
+    matches: CoarseMatches, count: int, pairs: int, grid: tuple[int, int], wanted: Tensor | None = None
+) -> CoarseMatches:
+    """At most `count` of the matches, in the same order: wanted and confident ones, spread over image 0.
 
-    The most confident of each block of cells come first, then the second of each, and so on: neighbours tell the same
+    The best of each block of cells come first, then the second of each, and so on: neighbours tell the same
     twice, and confidence alone would leave out whole parts of the image, such as the ground.
 
     Args:
         pairs: number of image pairs in the batch.
         grid: (rows, columns) of the cells of image 0.
+        wanted: [L] bool, cells of image 0 that are better than all others of their block; or None.
     """
     if len(matches.confidence) <= count:
         return matches
-    rank = _rank_in_block(matches, pairs, grid)
-    kept = torch.topk(matches.confidence - rank, count).indices.sort().values
+    worth = matches.confidence if wanted is None else (matches.confidence + wanted[matches.cell0]) / 2
+    rank = _rank_in_block(matches, worth, pairs, grid)
+    kept = torch.topk(worth - rank, count).indices.sort().values
     return CoarseMatches(matches.batch[kept], matches.cell0[kept], matches.cell1[kept], matches.confidence[kept])
 
 
-def _rank_in_block(matches: CoarseMatches, pairs: int, grid: tuple[int, int]) -> Tensor:
-    """[M] how many matches of the same block are more confident."""
+def _rank_in_block(matches: CoarseMatches, worth: Tensor, pairs: int, grid: tuple[int, int]) -> Tensor:
+    """[M] how many matches of the same block are worth more."""
     rows, columns = (-(-side // _BLOCK) for side in grid)
     row, column = row_column(matches.cell0, grid)
     block = (matches.batch * rows + row // _BLOCK) * columns + column // _BLOCK
     place = row % _BLOCK * _BLOCK + column % _BLOCK
-    values = matches.confidence.new_full((pairs * rows * columns, _BLOCK**2), -1.0)
-    values[block, place] = matches.confidence
+    values = worth.new_full((pairs * rows * columns, _BLOCK**2), -1.0)
+    values[block, place] = worth
     ranks = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return ranks[block, place].to(matches.confidence.dtype)
+    return ranks[block, place].to(worth.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loftr_ros.errors import ExhaustedError
-from loftr_ros.loftr import ImageFeatures, LoFTROutput, load_network
+from loftr_ros.loftr import CoarseStage, ImageFeatures, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
@@ -101,6 +102,7 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
+        self._last: tuple[ImageFeatures, ImageFeatures, CoarseStage] | None = None
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
         fold_batch_norms(self.network.backbone)
@@ -223,15 +225,30 @@ class LoFTRMatcher:
         return torch.from_numpy(mask)[None].to(self.device)
 
     @torch.inference_mode()
-    def match_features(self, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
+    def match_features(
+        self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None = None
+    ) -> Matches:
         """Matches; piece by piece, from then on, where the memory does not suffice."""
+        return self._match_somehow(features0, features1, wanted, back=False)
+
+    @torch.inference_mode()
+    def match_back(self, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
+        """Matches of image 1 (their points0) with image 0, whose coarse stage is that of the last `match_features`."""
+        return self._match_somehow(features0, features1, None, back=True)
+
+    def _match_somehow(
+        self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None, back: bool
+    ) -> Matches:
         while True:
             features0, features1 = self._brought_here(features0), self._brought_here(features1)
             try:
-                return self._matches(self._match(features0, features1), features0, features1)
+                output = self._match(features0, features1, wanted, back)
+                first, second = (features1, features0) if back else (features0, features1)
+                return self._matches(output, first, second)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+            self._last = None
             if self._out_of_memory == "adapt" and not self.network.in_pieces:
                 _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
                 self.network.in_pieces = True
@@ -244,11 +261,36 @@ class LoFTRMatcher:
             return features
         return FrameFeatures(features.network.to(self.device), features.scale)
 
-    def _match(self, features0: FrameFeatures, features1: FrameFeatures) -> LoFTROutput:
-        if self.device.type == "cpu":
-            return self.network.match(features0.network, features1.network)
-        with self._autocast():
-            return self.network.match(features0.network, features1.network)
+    def _match(
+        self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None, back: bool
+    ) -> LoFTROutput:
+        network0, network1 = features0.network, features1.network
+        with nullcontext() if self.device.type == "cpu" else self._autocast():
+            stage = self._coarse(network0, network1)
+            if back:
+                return self.network.complete(network1, network0, stage.swapped(), self.network.max_matches)
+            cells = None if wanted is None else self._cells(wanted, network0)
+            return self.network.complete(network0, network1, stage, self._most(wanted), cells)
+
+    def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
+        """The coarse stage; of the same features as the last time it is not computed again."""
+        last = self._last
+        if last is None or last[0] is not features0 or last[1] is not features1:
+            self._last = last = (features0, features1, self.network.coarse(features0, features1))
+        return last[2]
+
+    def _most(self, wanted: NDArray[np.int64] | None) -> int:
+        """How many matches are refined: fewer where enough points are known."""
+        most = self.network.max_matches
+        tracked = self.network.config.most_tracked
+        known = 0 if wanted is None else len(wanted)
+        return min(most, tracked) if most and tracked and 2 * known >= tracked else most
+
+    def _cells(self, index: NDArray[np.int64], features: ImageFeatures) -> Tensor:
+        """[L] bool, True for cells of these indices."""
+        cells = np.zeros(features.tokens.shape[1], bool)
+        cells[index[index < len(cells)]] = True
+        return torch.from_numpy(cells).to(self.device)
 
     def _matches(self, output: LoFTROutput, features0: FrameFeatures, features1: FrameFeatures) -> Matches:
         # One transfer for all columns.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loftr_ros.errors import LoftrRosError, MatcherError, brief
 from loftr_ros.matching.base import Matcher
@@ -23,6 +24,7 @@ class Guard:
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
+        self._chooses = False  # some of its matches
         describe = getattr(matcher, "describe", None)  # a matcher need not be able to
         self.describe: Callable[[Any], Any] | None = None if describe is None else self._guarded(describe)
 
@@ -31,10 +33,24 @@ class Guard:
         with self._watched():
             return self._matcher.extract(image)
 
-    def match_features(self, features0: Any, features1: Any) -> Matches:
-        """As the matcher, without matches that are no numbers. Raises MatcherError."""
+    def match_features(self, features0: Any, features1: Any, wanted: NDArray[np.int64] | None = None) -> Matches:
+        """As the matcher, without matches that are no numbers. Raises MatcherError.
+
+        wanted: [K] keypoints of image 0 to return rather than others, where the matcher does not return all.
+        """
         with self._watched():
-            matches = self._matcher.match_features(features0, features1)
+            preference = {"wanted": wanted} if self._chooses and wanted is not None else {}
+            matches = self._matcher.match_features(features0, features1, **preference)
+            self._chooses |= matches.share < 1.0
+            return matches[_usable(matches)]
+
+    def match_back(self, features0: Any, features1: Any) -> Matches:
+        """Matches of image 1 with image 0, after `match_features` of the same. Raises MatcherError."""
+        with self._watched():
+            back = getattr(self._matcher, "match_back", None)  # a matcher need not have a shorter way
+            matches: Matches = (
+                self._matcher.match_features(features1, features0) if back is None else back(features0, features1)
+            )
             return matches[_usable(matches)]
 
     def _guarded(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:

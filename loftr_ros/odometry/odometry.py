@@ -148,12 +148,14 @@ class VisualOdometry:
         return MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
 
     def _view(self, keyframe: Keyframe, frame: Frame, features: Any) -> View:
-        matches, points = self._matches(keyframe.features, features)
+        # Depths grow more precise with every frame that sees the same keypoints.
+        matches, points = self._normalized(
+            self.matcher.match_features(keyframe.features, features, keyframe.depths.precise)
+        )
         return View(frame, features, keyframe, matches, points)
 
-    def _matches(self, features0: Any, features1: Any) -> tuple[Matches, NormalizedMatches]:
+    def _normalized(self, matches: Matches) -> tuple[Matches, NormalizedMatches]:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
-        matches = self.matcher.match_features(features0, features1)
         points = normalize(matches, self.camera)
         finite = np.isfinite(np.hstack([points.points0, points.points1])).all(axis=1)
         if finite.all():
@@ -211,7 +213,8 @@ class VisualOdometry:
         self._keyframe, self._reference = keyframe, Reference(rotation=pose[:3, :3])
         self._window.clear(keyframe)
         if self.scale.source == "depth":
-            measure_depths(keyframe, *self._matches(features, features), self.scale.max_depth_m)  # all its keypoints
+            itself = self._normalized(self.matcher.match_features(features, features))  # all its keypoints
+            measure_depths(keyframe, *itself, self.scale.max_depth_m)
             if len(keyframe.depths.precise) >= self.config.min_matches:
                 self._unit.metric = True
                 self._maps = max(self._maps, 1)
@@ -450,7 +453,7 @@ class VisualOdometry:
         same.
         """
         old = view.keyframe
-        matches, points = self._matches(new.features, old.features)
+        matches, points = self._normalized(self.matcher.match_back(old.features, new.features))
         good = triangulate_keyframe(new, matches, points, inverse(found.pose_frame_keyframe), self._threshold)
         hand_over_depths(old, new, found.pose_frame_keyframe, matches, points)
         if self.scale.source == "depth":

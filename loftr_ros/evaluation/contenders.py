@@ -18,7 +18,7 @@ from loftr_ros.errors import WeightsError
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.weights import find_weights
 from loftr_ros.matching import Matcher, load_matcher
-from loftr_ros.matching.loftr import choose_device
+from loftr_ros.matching.loftr import LoFTRMatcher, choose_device
 from loftr_ros.types import Image
 
 PAIR, TRACKED = "pair", "tracked frame"
@@ -78,13 +78,15 @@ def make(name: str, setup: Setup) -> list[Contender]:
         return [_pair(load_matcher(name), setup)]
     weights = setup.weights.get(name, "")
     matcher = load_matcher(name, weights=weights, device=setup.device, max_side=0, precision=setup.precision)
+    assert isinstance(matcher, LoFTRMatcher)
     return [_tracked(matcher, setup), _pair(matcher, setup)]
 
 
-def _tracked(matcher: Matcher, setup: Setup) -> Contender:
-    """One more frame against a keyframe whose features are there."""
+def _tracked(matcher: LoFTRMatcher, setup: Setup) -> Contender:
+    """One more frame against a keyframe whose features are there, and whose depths earlier frames told."""
     keyframe = matcher.extract(setup.image0)
-    return Contender(TRACKED, lambda: len(matcher.match_features(keyframe, matcher.extract(setup.image1))))
+    known = matcher.match_features(keyframe, matcher.extract(setup.image1)).index0
+    return Contender(TRACKED, lambda: len(matcher.match_features(keyframe, matcher.extract(setup.image1), known)))
 
 
 def _pair(matcher: Matcher, setup: Setup) -> Contender:

@@ -91,19 +91,11 @@ class CoarseStage:
     matches: CoarseMatches
 
     def swapped(self) -> CoarseStage:
-        """The same with image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""
-        batch, cell1, cell0, confidence = (
-            self.matches.batch,
-            self.matches.cell0,
-            self.matches.cell1,
-            self.matches.confidence,
-        )
-        order = torch.argsort(batch * self.tokens1.shape[1] + cell0)
-        return CoarseStage(
-            self.tokens1,
-            self.tokens0,
-            CoarseMatches(batch[order], cell0[order], cell1[order], confidence[order]),
-        )
+        """With image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""
+        found = self.matches
+        order = torch.argsort(found.batch * self.tokens1.shape[1] + found.cell1)
+        matches = CoarseMatches(found.batch[order], found.cell1[order], found.cell0[order], found.confidence[order])
+        return CoarseStage(self.tokens1, self.tokens0, matches)
 
 
 class LoFTR(nn.Module):

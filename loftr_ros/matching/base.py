@@ -27,9 +27,12 @@ class Matcher(Protocol):
     def match_features(self, features0: Any, features1: Any) -> Matches:
         """Matches between two images from their features.
 
-        A matcher may also have `match_back(features0, features1)`: the matches of image 1 with image 0, in less time right
-        after `match_features(features0, features1)`. One that does not return all that it could find (`Matches.share` below 1)
-        takes a third argument `wanted`: [K] indices of keypoints of image 0, as in Matches.index0, to return rather than others; or None.
+        A matcher may do more, which this package asks for where it is there:
+
+        - A third argument `wanted`, [K] indices of keypoints of image 0 as in Matches.index0, or None: which to return
+          rather than others, by a matcher that does not return all that it could find (Matches.share).
+        - `match_back(features0, features1)`: the matches of image 1 with image 0, in less time right after
+          `match_features(features0, features1)`.
         """
         ...
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ class Guard:
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
-        self._chooses = False  # some of its matches
+        self._takes_wishes = "wanted" in inspect.signature(matcher.match_features).parameters
         describe = getattr(matcher, "describe", None)  # a matcher need not be able to
         self.describe: Callable[[Any], Any] | None = None if describe is None else self._guarded(describe)
 
@@ -39,9 +40,8 @@ class Guard:
         wanted: [K] keypoints of image 0 to return rather than others, where the matcher does not return all.
         """
         with self._watched():
-            preference = {"wanted": wanted} if self._chooses and wanted is not None else {}
-            matches = self._matcher.match_features(features0, features1, **preference)
-            self._chooses |= matches.share < 1.0
+            wishes = {"wanted": wanted} if self._takes_wishes else {}
+            matches = self._matcher.match_features(features0, features1, **wishes)
             return matches[_usable(matches)]
 
     def match_back(self, features0: Any, features1: Any) -> Matches:

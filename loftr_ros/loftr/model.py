@@ -97,6 +97,12 @@ class CoarseStage:
         matches = CoarseMatches(found.batch[order], found.cell1[order], found.cell0[order], found.confidence[order])
         return CoarseStage(self.tokens1, self.tokens0, matches)
 
+    def kept(self) -> CoarseStage:
+        """The same on the CPU, to be kept until the next frame."""
+        found = self.matches
+        columns = (apart(each) for each in (found.batch, found.cell0, found.cell1, found.confidence))
+        return CoarseStage(apart(self.tokens0), apart(self.tokens1), CoarseMatches(*columns))
+
 
 class LoFTR(nn.Module):
     """One class for every size; see loftr_ros.loftr.CONFIGS. New networks have random weights.

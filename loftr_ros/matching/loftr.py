@@ -276,7 +276,9 @@ class LoFTRMatcher:
         """The coarse stage; of the same features as the last time it is not computed again."""
         last = self._last
         if last is None or last[0] is not features0 or last[1] is not features1:
-            self._last = last = (features0, features1, self.network.coarse(features0, features1))
+            self._last = None  # its memory first
+            stage = self.network.coarse(features0, features1)
+            self._last = last = (features0, features1, stage.kept() if self.device.type == "cpu" else stage)
         return last[2]
 
     def _most(self, wanted: NDArray[np.int64] | None) -> int:

@@ -20,6 +20,8 @@ from loftr_ros.types import Array
 
 # The best explanation must be this much cheaper than any other one that differs from it by more than this angle.
 _CLEARLY = 1.15
+# Nor by chance: noise alone makes the mean of N squared errors differ by 2 / sqrt(N) of itself from another's.
+_DEVIATIONS = 5.0
 _SAME_DEG = 1.0
 
 
@@ -65,8 +67,9 @@ def start_map(matches: NormalizedMatches, min_matches: int, threshold: float) ->
     if not explained:
         raise GeometryError("No pose fits the matches.")
     cost, found = explained[0]
+    clearly = max(_CLEARLY, 1.0 + _DEVIATIONS * 2.0 / len(matches.points0) ** 0.5)
     for other_cost, other in explained[1:]:
-        if other_cost < _CLEARLY * cost and not _alike(found.pose_frame_keyframe, other.pose_frame_keyframe):
+        if other_cost < clearly * cost and not _alike(found.pose_frame_keyframe, other.pose_frame_keyframe):
             raise GeometryError("Two different motions explain the matches: the scene may be a plane.")
     usable = found.inliers & is_precise(found.inverse_depth, found.sigma)
     if usable.sum() < min_matches:

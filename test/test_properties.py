@@ -124,7 +124,7 @@ def test_pixels_and_rays_undo_each_other_and_resizing(lens, focal, width, height
 @given(small_turns, vectors, seeds)
 def test_the_order_of_the_matches_does_not_matter_and_the_cameras_may_change_places(turn, direction, seed):
     pose, rng = moving_pose(turn, direction), np.random.default_rng(seed)
-    _, seen0, seen1 = scene(rng, pose)
+    _, seen0, seen1 = scene(rng, pose, noise=1e-6)  # see estimate_essential on exact points
     order = rng.permutation(len(seen0))
     wanted = make_pose(pose[:3, :3], 2.0 * pose[:3, 3])
     found = estimate_pose(seen0, seen1, 1e-3).pose_1_0

@@ -55,8 +55,8 @@ def estimate_essential(
         threshold: largest distance of an inlier from its epipolar line, in normalized units.
         focal: of the camera in pixels, if it is known: it sets the unit of OpenCV's own thresholds.
 
-    Points without any error, of a motion exactly along the image's y axis, may get no or a wrong solution from OpenCV; an
-    error of a millionth is enough to avoid that.
+    Points without any error, of a motion exactly along the image's y axis, may get no or a wrong solution from OpenCV;
+    an error of a millionth is enough to avoid that.
 
     Raises:
         GeometryError: too few points, or no solution.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from loftr_ros.loftr import CoarseStage
 from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.selection import most_useful
 
@@ -39,9 +40,12 @@ def test_best_of_each_block_first(count):
     assert torch.equal(some.confidence, torch.from_numpy(confidence)[some.batch, some.cell0])
 
 
-def test_all_stay_where_there_are_no_more():
-    every = matches_of(torch.rand(1, 35))
-    assert most_useful(every, 35, 1, GRID) is every
+def test_all_stay_where_there_are_no_more_or_all_are_asked_for():
+    every = CoarseStage(torch.zeros(1, 35, 4), torch.zeros(1, 35, 4), matches_of(torch.rand(1, 35)))
+    assert every.best(35, GRID) is every and every.best(0, GRID) is every
+    some = every.best(7, GRID)
+    assert len(some.matches.cell0) == 7 and some.share == pytest.approx(0.2)
+    assert some.best(7, GRID).share == some.share == some.swapped().share
 
 
 @pytest.mark.parametrize("count", [1, 5, 9, 12, 20, 34])

@@ -189,7 +189,7 @@ def test_so_many_matches_are_kept_and_they_are_spread_over_the_image(weights):
     assert blocks(some) == min(60, blocks(every)) > blocks(most_confident)
 
 
-def test_known_points_are_kept_rather_than_others_and_need_fewer(weights):
+def test_known_points_are_kept_rather_than_others(weights):
     image = texture(160, 192, 33)
     matcher = tiny(weights, max_matches=60)
     every, some = tiny(weights).match(image, image), matcher.match(image, image)
@@ -197,13 +197,22 @@ def test_known_points_are_kept_rather_than_others_and_need_fewer(weights):
     features = matcher.extract(image)
     found = matcher.match_features(features, features, wanted=left_out[::2])
     assert len(found) == 60 and len(np.intersect1d(found.index0, left_out[::2])) > 40
-    matcher.network.config = replace(matcher.network.config, most_tracked=40)
-    for known, count in ((19, 60), (20, 40)):  # half of the number suffices
-        assert len(matcher.match_features(features, features, wanted=left_out[:known])) == count
-    assert len(matcher.match_features(features, features)) == 60
 
 
-def test_the_way_back_has_the_same_coarse_matches_at_half_the_cost():
+def test_fewer_matches_suffice_where_enough_points_are_known_unless_their_number_was_chosen(weights, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], most_matches=60, most_tracked=40))
+    image = texture(160, 192, 33)
+    known = tiny(weights).match(image, image).index0
+
+    def count(matcher: LoFTRMatcher, wanted: np.ndarray | None) -> int:
+        features = matcher.extract(image)
+        return len(matcher.match_features(features, features, wanted=wanted))
+
+    assert [count(tiny(weights), wanted) for wanted in (None, known[:19], known[:20])] == [60, 60, 40]
+    assert [count(tiny(weights, max_matches=50), wanted) for wanted in (None, known[:20])] == [50, 50]
+
+
+def test_the_way_back_has_the_same_coarse_matches_without_finding_them_again():
     image0, image1 = texture(160, 192, 33), np.roll(texture(160, 192, 33), (3, 5), axis=(0, 1))
     matcher = load_matcher("tiny", device="cpu")
     computed, plain = [], matcher.network.coarse
@@ -217,11 +226,14 @@ def test_the_way_back_has_the_same_coarse_matches_at_half_the_cost():
     np.testing.assert_allclose(np.sort(back.confidence), np.sort(there.confidence))
     for found, motion in ((there, (5, 3)), (back, (-5, -3))):
         np.testing.assert_allclose(np.median(found.points1 - found.points0, axis=0), motion, atol=0.1)
-    # Without the way there, or after another image, it is computed.
+    # After another pair they have to be found again.
     matcher.match_features(features1, features1)
     again = matcher.match_back(features0, features1)
     assert len(computed) == 3
     np.testing.assert_array_equal(again.points1, back.points1)
+    # The way there is always gone anew: the threshold may have changed.
+    matcher.threshold = 0.99
+    assert len(matcher.match_features(features0, features1)) < len(there) and len(computed) == 4
 
 
 @pytest.mark.parametrize(

@@ -274,11 +274,14 @@ class WayBack(FakeMatcher):
 
 
 def test_new_keyframes_are_matched_by_the_way_back():
-    plain, shorter = FakeMatcher(SIDEWAYS), WayBack(SIDEWAYS)
-    one, other = ([VisualOdometry(m, CAMERA)] for m in (plain, shorter))
-    estimates = [[odometry.process(f) for f in frames(SIDEWAYS)] for (odometry,) in (one, other)]
-    assert shorter.returned == sum(e.is_keyframe for e in estimates[1]) - 1 > 1  # the first has none before it
-    for a, b in zip(*estimates):
+    def estimates(matcher: FakeMatcher) -> list[Estimate]:
+        odometry = VisualOdometry(matcher, CAMERA)
+        return [odometry.process(frame) for frame in frames(SIDEWAYS)]
+
+    matcher = WayBack(SIDEWAYS)
+    plain, shorter = estimates(FakeMatcher(SIDEWAYS)), estimates(matcher)
+    assert matcher.returned == sum(e.is_keyframe for e in shorter) - 1 > 1  # the first has none before it
+    for a, b in zip(plain, shorter):
         assert a.state is b.state and (a.pose_world_camera is None) == (b.pose_world_camera is None)
         if a.pose_world_camera is not None:
             np.testing.assert_array_equal(a.pose_world_camera, b.pose_world_camera)

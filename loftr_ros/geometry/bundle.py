@@ -202,8 +202,7 @@ def _add_views(system: _System, views: Views, rays: Array, poses: Array, depth: 
     residual *= root
     moved = slope * depth
     of_anchor = np.concatenate([moved, cross(turned[:, None], slope)])
-    of_target = np.concatenate([moved, cross(direction[:, None], slope)])
-    np.negative(of_target, out=of_target)
+    of_target = -np.concatenate([moved, cross(direction[:, None], slope)])
     of_depth = np.tensordot(baseline, slope, axes=1)
     a, t = slice(6 * views.anchor, 6 * views.anchor + 6), slice(6 * views.target, 6 * views.target + 6)
     flat_a, flat_t, flat_r = of_anchor.reshape(6, -1), of_target.reshape(6, -1), residual.ravel()

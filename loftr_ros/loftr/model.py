@@ -83,25 +83,33 @@ class CoarseStage:
 
     Attributes:
         tokens0: [B, L, C], tokens1: [B, S, C] after the coarse transformer.
-        matches: all coarse matches.
+        matches: coarse matches; share: of all that there are.
     """
 
     tokens0: Tensor
     tokens1: Tensor
     matches: CoarseMatches
+    share: float = 1.0
+
+    def best(self, count: int, grid0: tuple[int, int], wanted: Tensor | None = None) -> CoarseStage:
+        """With at most so many of its matches, those of `most_useful`; 0: all."""
+        if count == 0 or len(self.matches.cell0) <= count:
+            return self
+        some = most_useful(self.matches, count, len(self.tokens0), grid0, wanted)
+        return replace(self, matches=some, share=self.share * count / len(self.matches.cell0))
 
     def swapped(self) -> CoarseStage:
         """With image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""
         found = self.matches
         order = torch.argsort(found.batch * self.tokens1.shape[1] + found.cell1)
         matches = CoarseMatches(found.batch[order], found.cell1[order], found.cell0[order], found.confidence[order])
-        return CoarseStage(self.tokens1, self.tokens0, matches)
+        return CoarseStage(self.tokens1, self.tokens0, matches, self.share)
 
     def kept(self) -> CoarseStage:
         """The same on the CPU, to be kept until the next frame."""
         found = self.matches
         columns = (apart(each) for each in (found.batch, found.cell0, found.cell1, found.confidence))
-        return CoarseStage(apart(self.tokens0), apart(self.tokens1), CoarseMatches(*columns))
+        return replace(self, tokens0=apart(self.tokens0), tokens1=apart(self.tokens1), matches=CoarseMatches(*columns))
 
 
 class LoFTR(nn.Module):
@@ -162,32 +170,11 @@ class LoFTR(nn.Module):
             image = standardized(image)
         return self.backbone(image)
 
-    def match(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
-        """Match features that `extract` made."""
-        return self.complete(features0, features1, self.coarse(features0, features1), self.max_matches)
-
-    def find(self, features0: ImageFeatures, features1: ImageFeatures) -> LoFTROutput:
-        """As `match`, without the second refinement: what the published LoFTR is."""
-        return self.fine(features0, features1, self.coarse(features0, features1), self.max_matches)
-
-    def coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
-        # 1. Coarse transformer
-        tokens0, tokens1 = self.loftr_coarse.together(
-            features0.tokens, features1.tokens, features0.mask, features1.mask
-        )
-        # 2. Coarse matching
-        return CoarseStage(tokens0, tokens1, self.match_cells(features0, features1, tokens0, tokens1))
-
-    def complete(
-        self,
-        features0: ImageFeatures,
-        features1: ImageFeatures,
-        stage: CoarseStage,
-        most: int,
-        wanted: Tensor | None = None,
+    def match(
+        self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None
     ) -> LoFTROutput:
-        """Both refinements of at most so many coarse matches, as `fine`."""
-        found = self.fine(features0, features1, stage, most, wanted)
+        """Match features that `extract` made; stage: what `coarse` made of them, or a part of it, if it is known."""
+        found = self.find(features0, features1, stage)
         if self.refinement is None:
             return found
         # 4. Second refinement
@@ -197,20 +184,14 @@ class LoFTR(nn.Module):
         )
         return replace(found, points1=points1, deviation=deviation)
 
-    def fine(
-        self,
-        features0: ImageFeatures,
-        features1: ImageFeatures,
-        stage: CoarseStage,
-        most: int,
-        wanted: Tensor | None = None,
+    def find(
+        self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None
     ) -> LoFTROutput:
-        """The first refinement of at most so many coarse matches (0: of all), those of `most_useful`."""
+        """As `match`, without the second refinement: what the published LoFTR is."""
+        if stage is None:
+            stage = self.coarse(features0, features1).best(self.max_matches, features0.grid)
         # 3. Fine matching
         coarse = stage.matches
-        count = len(coarse.cell0)
-        if most:
-            coarse = most_useful(coarse, most, len(stage.tokens0), features0.grid, wanted)
         offset, deviation = self.refine(features0, features1, stage.tokens0, stage.tokens1, coarse)
         return LoFTROutput(
             points0=fine_matching.cell_pixels(coarse.cell0, features0.grid),
@@ -219,8 +200,17 @@ class LoFTR(nn.Module):
             batch=coarse.batch,
             cell0=coarse.cell0,
             deviation=deviation.mean(dim=1) * FINE_STRIDE,
-            share=len(coarse.cell0) / count if most and count else 1.0,
+            share=stage.share,
         )
+
+    def coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
+        """All coarse matches of features that `extract` made."""
+        # 1. Coarse transformer
+        tokens0, tokens1 = self.loftr_coarse.together(
+            features0.tokens, features1.tokens, features0.mask, features1.mask
+        )
+        # 2. Coarse matching
+        return CoarseStage(tokens0, tokens1, self.match_cells(features0, features1, tokens0, tokens1))
 
     def match_cells(
         self, features0: ImageFeatures, features1: ImageFeatures, tokens0: Tensor, tokens1: Tensor

@@ -15,7 +15,7 @@ _BLOCK = 2  # cells to each side
 def most_useful(
     matches: CoarseMatches, count: int, pairs: int, grid: tuple[int, int], wanted: Tensor | None = None
 ) -> CoarseMatches:
-    """At most `count` of the matches, in the same order: wanted and confident ones, spread over image 0.
+    """`count` of the matches, of which there are more, in their order: wanted, confident, spread over image 0.
 
     The best of each block of cells come first, then the second of each, and so on: neighbours tell the same
     twice, and confidence alone would leave out whole parts of the image, such as the ground.
@@ -25,8 +25,6 @@ def most_useful(
         grid: (rows, columns) of the cells of image 0.
         wanted: [L] bool, cells of image 0 that are better than all others of their block; or None.
     """
-    if len(matches.confidence) <= count:
-        return matches
     worth = matches.confidence if wanted is None else (matches.confidence + wanted[matches.cell0]) / 2
     rank = _rank_in_block(matches, worth, pairs, grid)
     kept = torch.topk(worth - rank, count).indices.sort().values

@@ -67,7 +67,7 @@ class LoFTRMatcher:
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
-            the size needs (LoFTRConfig.most_matches).
+            the size needs (LoFTRConfig.most_matches, most_tracked).
         max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
             remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
         out_of_memory: "adapt" (smaller images, matching piece by piece, then the CPU) or "stop" (ExhaustedError).
@@ -102,6 +102,7 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
+        self._most_tracked = 0 if max_matches else self.network.config.most_tracked
         self._last: tuple[ImageFeatures, ImageFeatures, CoarseStage] | None = None
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
@@ -264,29 +265,30 @@ class LoFTRMatcher:
     def _match(
         self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None, back: bool
     ) -> LoFTROutput:
-        network0, network1 = features0.network, features1.network
+        first, second = features0.network, features1.network
         with nullcontext() if self.device.type == "cpu" else self._autocast():
-            stage = self._coarse(network0, network1)
+            if back and self._last is not None and self._last[0] is first and self._last[1] is second:
+                stage = self._last[2]
+            else:
+                stage = self._coarse(first, second)
             if back:
-                return self.network.complete(network1, network0, stage.swapped(), self.network.max_matches)
-            cells = None if wanted is None else self._cells(wanted, network0)
-            return self.network.complete(network0, network1, stage, self._most(wanted), cells)
+                first, second, stage = second, first, stage.swapped()
+            cells = None if wanted is None else self._cells(wanted, first)
+            return self.network.match(first, second, stage.best(self._most(wanted), first.grid, cells))
 
     def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
-        """The coarse stage; of the same features as the last time it is not computed again."""
-        last = self._last
-        if last is None or last[0] is not features0 or last[1] is not features1:
-            self._last = None  # its memory first
-            stage = self.network.coarse(features0, features1)
-            self._last = last = (features0, features1, stage.kept() if self.device.type == "cpu" else stage)
-        return last[2]
+        """The coarse stage, kept for the way back."""
+        self._last = None  # its memory first
+        stage = self.network.coarse(features0, features1)
+        if self.device.type == "cpu":
+            stage = stage.kept()
+        self._last = (features0, features1, stage)
+        return stage
 
     def _most(self, wanted: NDArray[np.int64] | None) -> int:
-        """How many matches are refined: fewer where enough points are known."""
-        most = self.network.max_matches
-        tracked = self.network.config.most_tracked
+        """How many matches are refined: fewer where half as many points are known, unless their number was chosen."""
         known = 0 if wanted is None else len(wanted)
-        return min(most, tracked) if most and tracked and 2 * known >= tracked else most
+        return self._most_tracked if 2 * known >= self._most_tracked > 0 else self.network.max_matches
 
     def _cells(self, index: NDArray[np.int64], features: ImageFeatures) -> Tensor:
         """[L] bool, True for cells of these indices."""

@@ -25,7 +25,7 @@ class Guard:
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
-        self._takes_wishes = "wanted" in inspect.signature(matcher.match_features).parameters
+        self._takes_wanted = "wanted" in inspect.signature(matcher.match_features).parameters
         describe = getattr(matcher, "describe", None)  # a matcher need not be able to
         self.describe: Callable[[Any], Any] | None = None if describe is None else self._guarded(describe)
 
@@ -40,8 +40,8 @@ class Guard:
         wanted: [K] keypoints of image 0 to return rather than others, where the matcher does not return all.
         """
         with self._watched():
-            wishes = {"wanted": wanted} if self._takes_wishes else {}
-            matches = self._matcher.match_features(features0, features1, **wishes)
+            wish = {"wanted": wanted} if self._takes_wanted else {}
+            matches = self._matcher.match_features(features0, features1, **wish)
             return matches[_usable(matches)]
 
     def match_back(self, features0: Any, features1: Any) -> Matches:

@@ -20,9 +20,9 @@ from loftr_ros.types import Array
 
 # The best explanation must be this much cheaper than any other one that differs from it by more than this angle.
 _CLEARLY = 1.15
-# Nor by chance: noise alone makes the mean of N squared errors differ by 2 / sqrt(N) of itself from another's.
-_DEVIATIONS = 5.0
 _SAME_DEG = 1.0
+# And by so many standard deviations of chance, which is 2 / sqrt(N) between two means of N squared errors.
+_DEVIATIONS = 5.0
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,17 @@ def test_gradient_is_half_the_slope_of_the_cost(outliers):
         assert system.gradient @ step + system.depth_gradient @ depth_step == pytest.approx(slope, rel=1e-4)
 
 
+def test_a_measured_depth_weighs_what_its_deviation_says():
+    made, truth = problem(noise=0.001, points=12)
+    sigma = np.where(np.arange(len(truth)) % 3 == 0, 0.02 * truth, np.inf)
+    fitting = replace(made, inverse_depth=truth, prior=truth)
+    free, measured = (
+        module._linearize(replace(fitting, prior_sigma=each), made.poses, truth, 1.0)
+        for each in (np.full(len(truth), np.inf), sigma)
+    )
+    np.testing.assert_allclose(measured.depth_hessian - free.depth_hessian, sigma**-2.0, rtol=1e-6)
+
+
 def test_hessian_is_the_slope_of_the_gradient_where_all_fits():
     """Gauss-Newton leaves out what is 0 there."""
     made, truth = problem(noise=0.0, points=12)

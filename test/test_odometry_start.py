@@ -112,6 +112,7 @@ def test_scaling_a_track_changes_its_lengths_and_nothing_else():
     twice = scaled(found, 2.0)
     np.testing.assert_allclose(twice.pose_frame_keyframe[:3, 3], 2 * found.pose_frame_keyframe[:3, 3])
     np.testing.assert_array_equal(twice.pose_frame_keyframe[:3, :3], found.pose_frame_keyframe[:3, :3])
+    np.testing.assert_array_equal(twice.pose_frame_keyframe[3], [0, 0, 0, 1])
     np.testing.assert_allclose(twice.inverse_depth, found.inverse_depth / 2)
     np.testing.assert_allclose(twice.sigma, found.sigma / 2)
     np.testing.assert_allclose(twice.covariance[:3, :3], 4 * found.covariance[:3, :3])

@@ -24,7 +24,6 @@ from nav_msgs.msg import Path as PathMessage
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo
 from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import Header
@@ -131,7 +130,8 @@ class Client:
         self.statuses.append({"message": message.message, **{v.key: v.value for v in message.values}})
 
     def listen_to_pictures(self) -> None:
-        self._listen(ImageMessage, f"{self._node_name}/matches", self.pictures.append, qos_profile_sensor_data)
+        """Reliably: of a best-effort picture, any of its many fragments may be lost on a busy machine."""
+        self._listen(ImageMessage, f"{self._node_name}/matches", self.pictures.append, 10)
 
     def gather(self, kind, topic: str, quality=10) -> list:
         """A list that fills with what comes on a topic (below the node's name with ~/ in front)."""

@@ -55,7 +55,7 @@ def played(frames):
         client.listen_to_pictures()
         client.play(frames, CAMERA)
         assert client.wait(lambda: len(client.odometry) == len(frames) and len(client.transforms) == len(frames))
-        assert client.wait(lambda: bool(client.diagnostics))
+        assert client.wait(lambda: bool(client.diagnostics) and bool(client.pictures))
         client.pose_base_camera = pose_from_xyz_quat(np.array(extrinsics))
         yield client
 

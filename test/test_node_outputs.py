@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
 from node_support import AT_BASE, connected_client, pose_of, running_node  # noqa: E402
-from rclpy.qos import qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CompressedImage, PointCloud2  # noqa: E402
 from test_node_inputs import columns  # noqa: E402
 from test_viewer import printed, rerun_command  # noqa: E402
@@ -40,14 +39,21 @@ def client(frames):
     with running_node("outputs", **parameters), connected_client("outputs") as client:
         client.matches = client.gather(PointCloud2, "~/match_array")
         client.points = client.gather(PointCloud2, "~/points")
-        client.compressed = client.gather(CompressedImage, "~/matches/compressed", qos_profile_sensor_data)
+        client.compressed = client.gather(CompressedImage, "~/matches/compressed")
         client.listen_to_pictures()
         for topic in ("~/match_array", "~/points", "~/matches", "~/matches/compressed", "path"):
             client.wait_for_publisher(topic)
         client.play(frames, CAMERA)
         assert client.wait(lambda: len(client.odometry) == len(client.transforms) == len(frames))
-        assert client.wait(lambda: len(client.matches) == len(frames) and client.points and client.compressed)
+        assert client.wait(lambda: len(client.matches) == len(frames) and client.points)
+        assert client.wait(lambda: bool(both_pictures(client)))
         yield client
+
+
+def both_pictures(client):
+    """The compressed pictures that also came raw."""
+    raw = {stamp_to_ns(m.header.stamp) for m in client.pictures}
+    return [m for m in client.compressed if stamp_to_ns(m.header.stamp) in raw]
 
 
 def test_match_array_holds_the_matches_that_the_status_counts(client, frames):
@@ -103,7 +109,7 @@ def test_points_lie_on_the_surfaces_of_the_room(client, frames):
 
 def test_compressed_picture_is_the_raw_one(client):
     raw = {stamp_to_ns(m.header.stamp): m for m in client.pictures}
-    both = [m for m in client.compressed if stamp_to_ns(m.header.stamp) in raw]
+    both = both_pictures(client)
     assert both
     for message in both:
         assert message.format == "bgr8; jpeg compressed bgr8"

@@ -7,6 +7,8 @@ written into the image's first pixels. So nothing here depends on how well a rea
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -560,6 +562,56 @@ def test_coming_back_to_an_old_keyframe_gives_its_place():
     assert len(back) >= 2
     for e in back:
         assert np.linalg.norm(e.pose_world_camera[:3, 3] / unit - walk[old][:3, 3]) < 0.05
+
+
+class Counting(FakeMatcher):
+    """Knows which of the features that it made are still in memory."""
+
+    class Features(list):
+        """A list that can be referenced weakly."""
+
+        __hash__ = object.__hash__
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.alive: weakref.WeakSet[Counting.Features] = weakref.WeakSet()
+
+    def extract(self, image: np.ndarray) -> Counting.Features:
+        features = self.Features(super().extract(image))
+        self.alive.add(features)
+        return features
+
+
+@pytest.fixture
+def no_collector():
+    """Only counting references frees memory."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_features_that_nobody_needs_are_let_go_at_once(no_collector):
+    """Megabytes a frame: they must not wait for the collector of cycles. Walk, loss, return, a new map, the end."""
+    walk = [moved((0.1 * i, 0, 0)) for i in range(24)]
+    far = [moved((60, 0, 0))] * 2
+    again = [moved((0.1 * i, 0, 0)) for i in range(4, 24)]
+    world = World(SIDEWAYS.points, [*walk, *far, *again, *far, *far, *walk])
+    matcher = Counting(world)
+    config = OdometryConfig(
+        max_speed_ratio=1000.0, keyframe_flow=0.03, keyframes_kept=2, window=3, lost_after=2, restart_after=4
+    )
+    odometry = VisualOdometry(matcher, CAMERA, config)
+    estimates = []
+    for frame in frames(world):
+        estimates.append(odometry.process(frame))
+        needed = config.keyframes_kept + config.window + 1
+        assert len(matcher.alive) <= needed, (len(estimates), estimates[-1].state)
+    assert sum(e.is_keyframe for e in estimates) > 3 * needed
+    assert {MotionState.LOST, MotionState.OK} <= {e.state for e in estimates}
+    assert any("a new map starts" in e.reason for e in estimates)
+    del odometry  # as the node does at ~/reset
+    assert len(matcher.alive) == 0
 
 
 def test_a_jump_is_refused():

@@ -41,16 +41,6 @@ class Node:
     covariance: Array
 
 
-@dataclass(frozen=True, eq=False)
-class Link:
-    """Where another frame sees keypoints: their indices [M], normalized places [M, 2] and deviations [M]."""
-
-    target: Node
-    index: NDArray[np.int64]
-    seen: Array
-    sigma: Array
-
-
 @dataclass(eq=False)
 class Keyframe(Node):
     """A frame that others are matched with.
@@ -60,7 +50,6 @@ class Keyframe(Node):
         features: the matcher's features of it.
         depths: inverse depths of its keypoints; measured: those that a depth camera told.
         best_inliers: most inliers that any frame had with it, had the matcher looked at all matches.
-        links: other frames that see its keypoints.
     """
 
     frame: Frame
@@ -68,19 +57,6 @@ class Keyframe(Node):
     depths: DepthMap = field(default_factory=DepthMap)
     measured: DepthMap = field(default_factory=DepthMap)
     best_inliers: float = 0.0
-    links: list[Link] = field(default_factory=list)
-
-    def link(self, target: Node, matches: Matches, normalized: NormalizedMatches, good: NDArray[np.bool_]) -> None:
-        """Remember where another frame sees this one's keypoints."""
-        seen, sigma = normalized.points1[good], normalized.sigma1[good]
-        self.links.append(Link(target, matches.index0[good], seen, sigma))
-
-    def thin(self, most: int) -> None:
-        """Keep at most so many links with frames that are no keyframes: the last one, and others evenly before it."""
-        passing = [link for link in self.links if not isinstance(link.target, Keyframe)]
-        if len(passing) > most:
-            kept = {id(passing[i]) for i in np.linspace(0, len(passing) - 1, most + 1).astype(int)[1:]}
-            self.links = [link for link in self.links if isinstance(link.target, Keyframe) or id(link) in kept]
 
 
 @dataclass(frozen=True)

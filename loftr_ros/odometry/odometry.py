@@ -462,10 +462,10 @@ class VisualOdometry:
             if motion is not Motion.ROTATING:
                 return None
             return self._first_keyframe(view.frame, view.features, new.pose_world_camera, new.covariance)
-        old.link(new, view.matches, view.points, found.inliers)
-        new.link(old, matches, points, good)
+        self._window.link(old, new, view.matches, view.points, found.inliers)
+        self._window.link(new, old, matches, points, good)
         self._window.cut_after(old)
-        old.thin(_PASSING)
+        self._window.thin(old, _PASSING)
         self._window.add(new)
         if self._window.adjust():
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
@@ -481,8 +481,8 @@ class VisualOdometry:
         are adjusted together at once.
         """
         keyframe = view.keyframe
-        keyframe.link(node, view.matches, view.points, found.inliers)
-        keyframe.thin(_PASSING)
+        self._window.link(keyframe, node, view.matches, view.points, found.inliers)
+        self._window.thin(keyframe, _PASSING)
         if len(self._window.keyframes) == 1:
             self._window.adjust()
         return node.pose_world_camera, node.covariance

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,23 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.bundle import Adjusted, Bundle, Views, adjust_bundle
 from loftr_ros.geometry.se3 import compose_covariance, normalized
 from loftr_ros.geometry.two_view import homogeneous
-from loftr_ros.odometry.keyframe import DEPENDENT, Keyframe, Node
-from loftr_ros.types import Array
+from loftr_ros.odometry.keyframe import DEPENDENT, Keyframe, Node, NormalizedMatches
+from loftr_ros.types import Array, Matches
 
 # So many points of each keyframe but the newest take part: more change the poses little and cost time.
 _MOST_POINTS = 250
 # A point that is seen this many deviations away from where it should be was matched wrongly.
 _OUTLIER = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """Where another frame sees keypoints: their indices [M], normalized places [M, 2] and deviations [M]."""
+
+    target: Node
+    index: NDArray[np.int64]
+    seen: Array
+    sigma: Array
 
 
 class Window:
@@ -31,11 +43,39 @@ class Window:
     def __init__(self, size: int) -> None:
         self.keyframes: list[Keyframe] = []
         self._size = size
+        # Not in the keyframes: two that see each other would be a cycle, whose features wait for the collector.
+        self._links: WeakKeyDictionary[Keyframe, list[Link]] = WeakKeyDictionary()
+
+    def links(self, keyframe: Keyframe) -> list[Link]:
+        """The other frames that see a keyframe's keypoints."""
+        return self._links.get(keyframe, [])
+
+    def link(
+        self,
+        keyframe: Keyframe,
+        target: Node,
+        matches: Matches,
+        normalized: NormalizedMatches,
+        good: NDArray[np.bool_],
+    ) -> None:
+        """Remember where another frame (1 of the matches) sees a keyframe's keypoints (0)."""
+        seen, sigma = normalized.points1[good], normalized.sigma1[good]
+        self._links.setdefault(keyframe, []).append(Link(target, matches.index0[good], seen, sigma))
+
+    def thin(self, keyframe: Keyframe, most: int) -> None:
+        """Keep at most so many links with frames that are no keyframes: the last one, and others evenly before it."""
+        links = self.links(keyframe)
+        passing = [link for link in links if not isinstance(link.target, Keyframe)]
+        if len(passing) > most:
+            kept = {id(passing[i]) for i in np.linspace(0, len(passing) - 1, most + 1).astype(int)[1:]}
+            self._links[keyframe] = [
+                link for link in links if isinstance(link.target, Keyframe) or id(link) in kept
+            ]
 
     def clear(self, first: Keyframe) -> None:
         """Start anew with the first keyframe of a map."""
-        _unlink([], self.keyframes)
-        self.keyframes = [first]
+        gone, self.keyframes = self.keyframes, [first]
+        self._unlink(gone)
 
     def cut_after(self, keyframe: Keyframe) -> None:
         """Go on from an old keyframe: those after it saw other places. One that is not here starts a new window."""
@@ -44,19 +84,26 @@ class Window:
             return
         behind = self.keyframes.index(keyframe) + 1
         self.keyframes, gone = self.keyframes[:behind], self.keyframes[behind:]
-        _unlink(self.keyframes, gone)
+        self._unlink(gone)
 
     def add(self, keyframe: Keyframe) -> None:
         """Take the newest keyframe."""
         self.keyframes.append(keyframe)
         surplus = max(len(self.keyframes) - self._size, 0)
         gone, self.keyframes = self.keyframes[:surplus], self.keyframes[surplus:]
-        _unlink(self.keyframes, gone)
+        self._unlink(gone)
+
+    def _unlink(self, gone: Sequence[Keyframe]) -> None:
+        for keyframe in gone:
+            self._links.pop(keyframe, None)
+        for keyframe in self.keyframes:
+            if keyframe in self._links:
+                self._links[keyframe] = [link for link in self.links(keyframe) if link.target not in gone]
 
     @property
     def nodes(self) -> list[Node]:
         """The keyframes, and the other frames that see them."""
-        others = (link.target for keyframe in self.keyframes for link in keyframe.links)
+        others = (link.target for keyframe in self.keyframes for link in self.links(keyframe))
         return [*self.keyframes, *(node for node in others if not isinstance(node, Keyframe))]
 
     def adjust(self) -> bool:
@@ -66,24 +113,19 @@ class Window:
             return False
         fixed = 2 if len(self.keyframes) == self._size else 1
         try:
-            _adjust(self.keyframes, nodes, fixed)
+            _adjust(self.keyframes, [self.links(keyframe) for keyframe in self.keyframes], nodes, fixed)
         except GeometryError:
             return False
         return True
 
 
-def _unlink(kept: Sequence[Keyframe], gone: Sequence[Keyframe]) -> None:
-    for keyframe in kept:
-        keyframe.links = [link for link in keyframe.links if link.target not in gone]
-    for keyframe in gone:
-        keyframe.links = []
-
-
-def _adjust(keyframes: Sequence[Keyframe], nodes: Sequence[Node], fixed: int) -> None:
+def _adjust(
+    keyframes: Sequence[Keyframe], links: Sequence[Sequence[Link]], nodes: Sequence[Node], fixed: int
+) -> None:
     """Raises GeometryError."""
-    chosen = [_chosen(keyframe, keyframe is keyframes[-1]) for keyframe in keyframes]
+    chosen = [_chosen(keyframe, seen, keyframe is keyframes[-1]) for keyframe, seen in zip(keyframes, links)]
     first = np.cumsum([0, *map(len, chosen)])
-    bundle = _bundle(keyframes, nodes, chosen, first, fixed)
+    bundle = _bundle(keyframes, links, nodes, chosen, first, fixed)
     adjusted = adjust_bundle(bundle)
     sigma = np.where(_contradicted(bundle, adjusted), np.inf, adjusted.sigma)
     for i, keyframe in enumerate(keyframes):
@@ -92,9 +134,9 @@ def _adjust(keyframes: Sequence[Keyframe], nodes: Sequence[Node], fixed: int) ->
     _take_poses(nodes, adjusted, fixed)
 
 
-def _chosen(keyframe: Keyframe, everything: bool) -> NDArray[np.int64]:
+def _chosen(keyframe: Keyframe, links: Sequence[Link], everything: bool) -> NDArray[np.int64]:
     """Indices of the keypoints that take part: linked, with a depth to start from, and evenly drawn."""
-    linked = np.unique(np.concatenate([np.zeros(0, np.int64), *(link.index for link in keyframe.links)]))
+    linked = np.unique(np.concatenate([np.zeros(0, np.int64), *(link.index for link in links)]))
     _, sigma = keyframe.depths.lookup(linked)
     linked = linked[np.isfinite(sigma)]
     if everything or len(linked) <= _MOST_POINTS:
@@ -104,6 +146,7 @@ def _chosen(keyframe: Keyframe, everything: bool) -> NDArray[np.int64]:
 
 def _bundle(
     keyframes: Sequence[Keyframe],
+    links: Sequence[Sequence[Link]],
     nodes: Sequence[Node],
     chosen: Sequence[NDArray[np.int64]],
     first: NDArray[np.int64],
@@ -111,8 +154,8 @@ def _bundle(
 ) -> Bundle:
     number = {id(node): i for i, node in enumerate(nodes)}
     views = []
-    for i, keyframe in enumerate(keyframes):
-        for link in keyframe.links:
+    for i, seen in enumerate(links):
+        for link in seen:
             taken = np.isin(link.index, chosen[i])
             point = first[i] + np.searchsorted(chosen[i], link.index[taken])
             views.append(Views(i, number[id(link.target)], point, link.seen[taken], link.sigma[taken]))

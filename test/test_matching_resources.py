@@ -167,7 +167,9 @@ def test_pieces_give_the_same_matches(weights):
 def test_the_text_of_max_matches_tells_the_number_of_each_size():
     _, item = settings()["max_matches"]
     text = limits_of(item).text
-    assert f"0: {CONFIGS['tiny'].most_matches} with `tiny` ({CONFIGS['tiny'].most_tracked} where" in text
+    tiny = CONFIGS["tiny"]
+    assert f"0: {tiny.most_matches} with `tiny` ({tiny.most_tracked} where" in text
+    assert f"known, {tiny.most_new} for those of a new one)" in text
     assert "all with the other sizes." in text
     assert {name for name, config in CONFIGS.items() if config.most_matches} == {"tiny"}
 
@@ -200,7 +202,7 @@ def test_known_points_are_kept_rather_than_others(weights):
 
 
 def test_fewer_matches_suffice_where_enough_points_are_known_unless_their_number_was_chosen(weights, monkeypatch):
-    monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], most_matches=60, most_tracked=40))
+    monkeypatch.setitem(CONFIGS, "tiny", replace(CONFIGS["tiny"], most_matches=60, most_new=50, most_tracked=40))
     image = texture(160, 192, 33)
     known = tiny(weights).match(image, image).index0
 
@@ -209,7 +211,14 @@ def test_fewer_matches_suffice_where_enough_points_are_known_unless_their_number
         return len(matcher.match_features(features, features, wanted=wanted))
 
     assert [count(tiny(weights), wanted) for wanted in (None, known[:19], known[:20])] == [60, 60, 40]
-    assert [count(tiny(weights, max_matches=50), wanted) for wanted in (None, known[:20])] == [50, 50]
+    assert [count(tiny(weights, max_matches=55), wanted) for wanted in (None, known[:20])] == [55, 55]
+
+    def count_back(matcher: LoFTRMatcher) -> int:
+        features = matcher.extract(image)
+        matcher.match_features(features, features, wanted=known[:20])
+        return len(matcher.match_back(features, features))
+
+    assert [count_back(tiny(weights)), count_back(tiny(weights, max_matches=55))] == [50, 55]
 
 
 def test_the_way_back_has_the_same_coarse_matches_without_finding_them_again():

@@ -29,6 +29,7 @@ from loftr_ros.types import Array
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _MAX_ITERATIONS = 15
 _CONVERGED = 1e-4  # share of the cost
+_NEARLY_CONVERGED = 1e-2  # enough for the median of the residuals
 # Median length of a normal vector in one and in two dimensions.
 _MEDIANS = (0.674, 1.177)
 _LEAST_FACTOR = 0.05
@@ -117,10 +118,10 @@ def adjust_bundle(bundle: Bundle) -> Adjusted:
     Raises:
         GeometryError: the points do not determine the poses, or the iterations do not converge.
     """
-    poses, depth, system = _iterate(bundle)
+    poses, depth, system = _iterate(bundle, _NEARLY_CONVERGED)
     factor = max(float(np.median(np.concatenate(system.errors))) / _expected_median(bundle), _LEAST_FACTOR)
     views = [replace(each, sigma=factor * each.sigma) for each in bundle.views]
-    poses, depth, system = _iterate(replace(bundle, poses=poses, inverse_depth=depth, views=views))
+    poses, depth, system = _iterate(replace(bundle, poses=poses, inverse_depth=depth, views=views), _CONVERGED)
     sigma = 1.0 / np.sqrt(np.maximum(system.depth_hessian, 1e-12))
     covariance = _covariance(system, np.repeat(bundle.free, 6))
     if not (np.isfinite(poses).all() and np.isfinite(covariance).all() and np.isfinite(depth).all()):
@@ -140,18 +141,19 @@ def _expected_median(bundle: Bundle) -> float:
     return float(_MEDIANS[0] + (_MEDIANS[1] - _MEDIANS[0]) * (left - 1))
 
 
-def _iterate(bundle: Bundle) -> tuple[Array, Array, _System]:
-    """Levenberg-Marquardt: poses, inverse depths, and the system there."""
+def _iterate(bundle: Bundle, tolerance: float) -> tuple[Array, Array, _System]:
+    """Levenberg-Marquardt until the cost falls by less than a share: poses, inverse depths, and the system there."""
     unknown = np.repeat(bundle.free, 6)
     length = _distance(bundle.poses, bundle.unit)
+    sight = _Sight.of(bundle)
     poses, depth, damping = bundle.poses, bundle.inverse_depth, 1e-4
-    system = _linearize(bundle, poses, depth, length)
+    system = _linearize(bundle, sight, poses, depth, length)
     for _ in range(_MAX_ITERATIONS):
         step, depth_step = _solve(system, unknown, damping)
         new_poses, new_depth = _moved(poses, step), depth + depth_step
-        new_system = _linearize(bundle, new_poses, new_depth, length)
+        new_system = _linearize(bundle, sight, new_poses, new_depth, length)
         if new_system.cost <= system.cost:
-            converged = system.cost - new_system.cost < _CONVERGED * system.cost
+            converged = system.cost - new_system.cost < tolerance * system.cost
             poses, depth, system, damping = new_poses, new_depth, new_system, max(damping * 0.1, 1e-9)
             if converged:
                 break
@@ -162,7 +164,46 @@ def _iterate(bundle: Bundle) -> tuple[Array, Array, _System]:
     return poses, depth, system
 
 
-def _linearize(bundle: Bundle, poses: Array, depth: Array, length: float) -> _System:
+@dataclass(frozen=True)
+class _Sight:
+    """All views end to end, V of M places in all: numpy works through a few long arrays faster than through many.
+
+    Attributes:
+        anchor, target: [V]; count: [V] places of each.
+        point: [M]; rays: [3, M]; seen: [2, M]; sigma: [M].
+    """
+
+    anchor: NDArray[np.int64]
+    target: NDArray[np.int64]
+    count: NDArray[np.int64]
+    point: NDArray[np.int64]
+    rays: Array
+    seen: Array
+    sigma: Array
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> _Sight:
+        point = np.concatenate([views.point for views in bundle.views])
+        return cls(
+            anchor=np.array([views.anchor for views in bundle.views]),
+            target=np.array([views.target for views in bundle.views]),
+            count=np.array([len(views.point) for views in bundle.views]),
+            point=point,
+            rays=np.ascontiguousarray(bundle.rays[point].T),
+            seen=np.concatenate([views.seen for views in bundle.views]).T,
+            sigma=np.concatenate([views.sigma for views in bundle.views]),
+        )
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.count)
+
+    def each(self, of_view: Array) -> Array:
+        """[..., M] of what each view has, [V, ...]."""
+        return np.repeat(np.moveaxis(of_view, 0, -1), self.count, axis=-1)
+
+
+def _linearize(bundle: Bundle, sight: _Sight, poses: Array, depth: Array, length: float) -> _System:
     count, points = 6 * len(poses), len(depth)
     information = np.where(np.isfinite(bundle.prior_sigma), 1.0 / np.maximum(bundle.prior_sigma, 1e-12) ** 2, 0.0)
     off = np.where(information > 0, depth - bundle.prior, 0.0)
@@ -176,49 +217,58 @@ def _linearize(bundle: Bundle, poses: Array, depth: Array, length: float) -> _Sy
         cost=_cauchy_cost(information * off**2),
         errors=[],
     )
-    for views in bundle.views:
-        _add_views(system, views, bundle.rays[views.point], poses, depth[views.point])
+    _add_views(system, sight, poses, depth)
     _add_unit(system, poses, bundle.unit, length)
     return system
 
 
-def _add_views(system: _System, views: Views, rays: Array, poses: Array, depth: Array) -> None:
+def _add_views(system: _System, sight: _Sight, poses: Array, depth: Array) -> None:
     """With v = R_a ray + d (p_a - p_t), d the inverse depth, the point is seen at the projection of R_t^T v.
 
-    Coordinates come first and points last in all arrays, which numpy works through several times faster.
+    Coordinates come first and places last in all arrays, which numpy works through several times faster.
     """
-    rotation = poses[views.target, :3, :3]
-    baseline = poses[views.anchor, :3, 3] - poses[views.target, :3, 3]
-    turned = poses[views.anchor, :3, :3] @ rays.T
-    direction = turned + baseline[:, None] * depth
-    local = rotation.T @ direction
+    rotation = sight.each(poses[sight.target, :3, :3])
+    baseline = sight.each(poses[sight.anchor, :3, 3] - poses[sight.target, :3, 3])
+    depth = depth[sight.point]
+    turned = np.sum(sight.each(poses[sight.anchor, :3, :3]) * sight.rays, axis=1)
+    direction = turned + baseline * depth
+    local = np.sum(rotation * direction[:, None], axis=0)
     z = np.where(np.abs(local[2]) > 1e-6, local[2], 1e-6)
     projected = local[:2] / z
-    residual = (projected - views.seen.T) / views.sigma
+    residual = (projected - sight.seen) / sight.sigma
     squared = np.sum(residual**2, axis=0)
     root = 1.0 / np.sqrt(1.0 + squared / _CAUCHY**2)
     # [3, 2, M] d projection / d direction, in standard deviations and times the root of the weight
-    slope = root / (z * views.sigma) * (rotation[:, :2, None] - rotation[:, 2, None, None] * projected)
+    slope = root / (z * sight.sigma) * (rotation[:, :2] - rotation[:, 2:] * projected)
     residual *= root
     moved = slope * depth
-    of_anchor = np.concatenate([moved, cross(turned[:, None], slope)])
-    of_target = -np.concatenate([moved, cross(direction[:, None], slope)])
-    of_depth = np.tensordot(baseline, slope, axes=1)
-    a, t = slice(6 * views.anchor, 6 * views.anchor + 6), slice(6 * views.target, 6 * views.target + 6)
-    flat_a, flat_t, flat_r = of_anchor.reshape(6, -1), of_target.reshape(6, -1), residual.ravel()
-    both = flat_a @ flat_t.T
-    system.hessian[a, a] += flat_a @ flat_a.T
-    system.hessian[t, t] += flat_t @ flat_t.T
-    system.hessian[a, t] += both
-    system.hessian[t, a] += both.T
-    system.gradient[a] += flat_a @ flat_r
-    system.gradient[t] += flat_t @ flat_r
-    system.mixed[a, views.point] += np.sum(of_anchor * of_depth, axis=1)
-    system.mixed[t, views.point] += np.sum(of_target * of_depth, axis=1)
-    system.depth_hessian[views.point] += np.sum(of_depth**2, axis=0)
-    system.depth_gradient[views.point] += np.sum(of_depth * residual, axis=0)
+    # [12, 2, M] by the pose of the anchor and by that of the target
+    of_poses = np.concatenate([moved, cross(turned[:, None], slope), -moved, -cross(direction[:, None], slope)])
+    of_depth = np.sum(baseline[:, None] * slope, axis=0)
+    _add_blocks(system, sight, of_poses, residual, np.sum(of_poses * of_depth, axis=1))
+    points = len(system.depth_hessian)
+    system.depth_hessian += np.bincount(sight.point, np.sum(of_depth**2, axis=0), points)
+    system.depth_gradient += np.bincount(sight.point, np.sum(of_depth * residual, axis=0), points)
     system.cost += _cauchy_cost(squared)
-    system.errors.append(np.sqrt(squared))
+    system.errors = np.split(np.sqrt(squared), sight.ends[:-1])
+
+
+def _add_blocks(system: _System, sight: _Sight, of_poses: Array, residual: Array, mixed: Array) -> None:
+    """Add what belongs to the two poses of each view: of_poses [12, 2, M], residual [2, M], mixed [12, M]."""
+    for anchor, target, count, end in zip(sight.anchor, sight.target, sight.count, sight.ends):
+        own = slice(end - count, end)
+        a, t = slice(6 * anchor, 6 * anchor + 6), slice(6 * target, 6 * target + 6)
+        slopes = of_poses[:, :, own].reshape(12, -1)
+        block = slopes @ slopes.T
+        gradient = slopes @ residual[:, own].ravel()
+        system.hessian[a, a] += block[:6, :6]
+        system.hessian[t, t] += block[6:, 6:]
+        system.hessian[a, t] += block[:6, 6:]
+        system.hessian[t, a] += block[6:, :6]
+        system.gradient[a] += gradient[:6]
+        system.gradient[t] += gradient[6:]
+        system.mixed[a, sight.point[own]] += mixed[:6, own]
+        system.mixed[t, sight.point[own]] += mixed[6:, own]
 
 
 def _add_unit(system: _System, poses: Array, unit: tuple[int, int] | None, length: float) -> None:

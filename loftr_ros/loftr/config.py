@@ -28,6 +28,7 @@ class LoFTRConfig:
         refine_steps: how often it is applied.
         refine_dims, refine_hidden: channels of its convolutions and of its last layer.
         most_matches: so many matches give the poses of all of them on real sequences, in less time; 0: not measured.
+        most_new: so many suffice for a new keyframe's depths, by its matches with the one before; 0: not measured.
         most_tracked: so many do where points are followed whose depth is known; 0: not measured.
         bears_bfloat16: features in bfloat16 are as good as those in float32; False: not measured.
     """
@@ -50,6 +51,7 @@ class LoFTRConfig:
     refine_dims: tuple[int, int, int] = (16, 32, 48)
     refine_hidden: int = 64
     most_matches: int = 0
+    most_new: int = 0
     most_tracked: int = 0
     bears_bfloat16: bool = False
 
@@ -74,7 +76,8 @@ CONFIGS: dict[str, LoFTRConfig] = {
         normalize_input=True,
         refine_side=15,
         most_matches=1000,
-        most_tracked=500,
+        most_new=500,
+        most_tracked=350,
         bears_bfloat16=True,
     ),
 }

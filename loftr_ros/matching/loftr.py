@@ -67,7 +67,7 @@ class LoFTRMatcher:
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
-            the size needs (LoFTRConfig.most_matches, most_tracked).
+            the size needs (LoFTRConfig.most_matches, most_new, most_tracked).
         max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
             remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
         out_of_memory: "adapt" (smaller images, matching piece by piece, then the CPU) or "stop" (ExhaustedError).
@@ -102,6 +102,7 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
+        self._most_new = max_matches or self.network.config.most_new
         self._most_tracked = 0 if max_matches else self.network.config.most_tracked
         self._last: tuple[ImageFeatures, ImageFeatures, CoarseStage] | None = None
         self._wanted_precision = precision
@@ -274,7 +275,8 @@ class LoFTRMatcher:
             if back:
                 first, second, stage = second, first, stage.swapped()
             cells = None if wanted is None else self._cells(wanted, first)
-            return self.network.match(first, second, stage.best(self._most(wanted), first.grid, cells))
+            most = self._most_new if back else self._most(wanted)
+            return self.network.match(first, second, stage.best(most, first.grid, cells))
 
     def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
         """The coarse stage, kept for the way back."""

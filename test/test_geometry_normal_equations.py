@@ -27,9 +27,13 @@ def with_unit_and_prior(noise: float, outliers: float) -> tuple[Bundle, float]:
     return replace(made, unit=(0, 1), prior=prior, prior_sigma=sigma), 1.002 * float(np.linalg.norm(way()[1, :3, 3]))
 
 
-def system_at(bundle: Bundle, length: float, step: np.ndarray, depth_step: np.ndarray):
+def linearized(bundle: Bundle, poses: np.ndarray, depth: np.ndarray, length: float) -> module._System:
+    return module._linearize(bundle, module._Sight.of(bundle), poses, depth, length)
+
+
+def system_at(bundle: Bundle, length: float, step: np.ndarray, depth_step: np.ndarray) -> module._System:
     poses = module._moved(bundle.poses, step)
-    return module._linearize(bundle, poses, bundle.inverse_depth + depth_step, length)
+    return linearized(bundle, poses, bundle.inverse_depth + depth_step, length)
 
 
 def directions(bundle: Bundle):
@@ -42,7 +46,7 @@ def directions(bundle: Bundle):
 @pytest.mark.parametrize("outliers", [0.0, 0.3])
 def test_gradient_is_half_the_slope_of_the_cost(outliers):
     bundle, length = with_unit_and_prior(0.001, outliers)
-    system = module._linearize(bundle, bundle.poses, bundle.inverse_depth, length)
+    system = linearized(bundle, bundle.poses, bundle.inverse_depth, length)
     for step, depth_step in directions(bundle):
         costs = [system_at(bundle, length, s * step, s * depth_step).cost for s in (-STEP, STEP)]
         slope = (costs[1] - costs[0]) / (4 * STEP)
@@ -54,7 +58,7 @@ def test_a_measured_depth_weighs_what_its_deviation_says():
     sigma = np.where(np.arange(len(truth)) % 3 == 0, 0.02 * truth, np.inf)
     fitting = replace(made, inverse_depth=truth, prior=truth)
     free, measured = (
-        module._linearize(replace(fitting, prior_sigma=each), made.poses, truth, 1.0)
+        linearized(replace(fitting, prior_sigma=each), made.poses, truth, 1.0)
         for each in (np.full(len(truth), np.inf), sigma)
     )
     np.testing.assert_allclose(measured.depth_hessian - free.depth_hessian, sigma**-2.0, rtol=1e-6)
@@ -66,7 +70,7 @@ def test_hessian_is_the_slope_of_the_gradient_where_all_fits():
     length = float(np.linalg.norm(way()[1, :3, 3]))
     sigma = np.where(np.arange(len(truth)) % 3 == 0, 0.02 * truth, np.inf)
     bundle = replace(made, poses=way(), inverse_depth=truth, unit=(0, 1), prior=truth, prior_sigma=sigma)
-    system = module._linearize(bundle, bundle.poses, truth, length)
+    system = linearized(bundle, bundle.poses, truth, length)
     assert system.cost == pytest.approx(0, abs=1e-12)
     for step, depth_step in directions(bundle):
         ends = [system_at(bundle, length, s * step, s * depth_step) for s in (-STEP, STEP)]
@@ -88,7 +92,7 @@ def test_errors_are_distances_in_deviations():
     bundle, truth = problem(noise=0.0, points=12)
     views = bundle.views[0]
     off = replace(views, seen=views.seen + views.sigma[:, None] * np.array([3.0, 4.0]))
-    system = module._linearize(replace(bundle, poses=way(), inverse_depth=truth, views=[off]), way(), truth, 0.0)
+    system = linearized(replace(bundle, poses=way(), inverse_depth=truth, views=[off]), way(), truth, 0.0)
     np.testing.assert_allclose(system.errors[0], 5.0, rtol=1e-6)
     # Cauchy's: c^2 log(1 + e^2 / c^2)
     c = module._CAUCHY

@@ -229,7 +229,7 @@ class OdometryConfig(Group):
     )
     restart_after: int = setting(
         60,
-        "Frames without a pose after which a new map starts at the last pose; 0: never.",
+        "Frames without a pose, though they show something, after which a new map starts at the last pose; 0: never.",
         minimum=0,
         maximum=1000000,
         read_only=False,

@@ -67,10 +67,10 @@ def on_a_small_gpu(matcher: LoFTRMatcher) -> LoFTRMatcher:
     matcher.device = torch.device("cuda")
     extract = matcher._extract
 
-    def without_memory(image):
+    def without_memory(image, zoom):
         if matcher.device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return extract(image)
+        return extract(image, zoom)
 
     matcher._extract = without_memory
     return matcher

@@ -596,7 +596,8 @@ def test_features_that_nobody_needs_are_let_go_at_once(no_collector):
     walk = [moved((0.1 * i, 0, 0)) for i in range(24)]
     far = [moved((60, 0, 0))] * 2
     again = [moved((0.1 * i, 0, 0)) for i in range(4, 24)]
-    world = World(SIDEWAYS.points, [*walk, *far, *again, *far, *far, *walk])
+    points = np.vstack([SIDEWAYS.points, SIDEWAYS.points + [60, 0, 0]])
+    world = World(points, [*walk, *far, *again, *far, *far, *far, *walk])
     matcher = Counting(world)
     config = OdometryConfig(
         max_speed_ratio=1000.0, keyframe_flow=0.03, keyframes_kept=2, window=3, lost_after=2, restart_after=4

@@ -29,6 +29,8 @@ class Matcher(Protocol):
 
         A matcher may do more, which this package asks for where it is there:
 
+        - A second argument `zoom` of `extract`, by which the image is magnified about its centre first, by a matcher
+          that does not match images of different scale; its matches are in pixels of the image as it was.
         - A third argument `wanted`, [K] indices of keypoints of image 0 as in Matches.index0, or None: which to return
           rather than others, by a matcher that does not return all that it could find (Matches.share).
         - `match_back(features0, features1)`: the matches of image 1 with image 0, in less time right after

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,7 @@ from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
 from loftr_ros.matching.selection import most_certain
+from loftr_ros.matching.zoom import canvas
 from loftr_ros.threads import leave_cores_to_others
 from loftr_ros.types import Array, Image, Matches
 
@@ -42,14 +43,16 @@ class FrameFeatures:
     """Network features of one image, and how its resized pixels map to the original ones.
 
     scale: [2] original pixels per resized pixel, (x, y).
+    corner: [2] where the resized image's upper left corner lies, counted from the original image's corner.
     """
 
     network: ImageFeatures
     scale: Array
+    corner: Array = field(default_factory=lambda: np.zeros(2))
 
     def original(self, points: Array) -> Array:
         """Resized pixels [N, 2] in the original image; resizing keeps the image's edges, not its pixel centres."""
-        return (points + 0.5) * self.scale - 0.5
+        return (points + 0.5) * self.scale - 0.5 + self.corner
 
 
 class LoFTRMatcher:
@@ -133,8 +136,10 @@ class LoFTRMatcher:
         return f"{self.name} {self.max_side} {digest.hexdigest()}"
 
     @torch.inference_mode()
-    def extract(self, image: Image) -> FrameFeatures:
+    def extract(self, image: Image, zoom: float = 1.0) -> FrameFeatures:
         """Features of a grey image. Where the memory does not suffice, this and all later images are halved.
+
+        zoom: by which the image is magnified about its centre first; matches are in its own pixels all the same.
 
         Raises ExhaustedError where that is not allowed or does not help; so does match_features.
         """
@@ -143,7 +148,7 @@ class LoFTRMatcher:
             self._choose_side(image)
         while True:
             try:
-                return self._extract(image)
+                return self._extract(image, zoom)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -171,16 +176,15 @@ class LoFTRMatcher:
     def _suitable(self, precision: str) -> torch.dtype:
         return choose_precision(precision, self.device, self.network.config.bears_bfloat16)
 
-    def _extract(self, image: Image) -> FrameFeatures:
+    def _extract(self, image: Image, zoom: float) -> FrameFeatures:
         height, width = image.shape
-        size = working_size(width, height, self.max_side)
-        resized = image if size == (width, height) else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        tensor = self._uploaded(self._padded(resized)).float() / 255.0
+        place = canvas(width, height, working_size(width, height, self.max_side), zoom)
+        tensor = self._uploaded(self._padded(place.paint(image))).float() / 255.0
         with self._autocast():
-            features = self.network.extract(tensor[None, None], self._mask(size, tuple(tensor.shape)))
+            features = self.network.extract(tensor[None, None], self._mask(place.size, zoom, tuple(tensor.shape)))
         if self.device.type == "cpu":  # what follows is not faster there in less precision
             features = features.kept()
-        return FrameFeatures(features, np.array([width / size[0], height / size[1]]))
+        return FrameFeatures(features, place.scale, place.corner)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -215,15 +219,16 @@ class LoFTRMatcher:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         return torch.from_numpy(np.ascontiguousarray(image))
 
-    def _mask(self, size: tuple[int, int], padded: tuple[int, ...]) -> Tensor | None:
-        """[1, H, W] True on the pixels of the image that are not ignored; None without a mask.
+    def _mask(self, size: tuple[int, int], zoom: float, padded: tuple[int, ...]) -> Tensor | None:
+        """[1, H, W] True on the pixels of a canvas that are not ignored; None where none is.
 
-        The padding needs none: the pixel that a coarse cell looks at always lies in the image.
+        The padding needs none: the pixel that a coarse cell looks at always lies on the canvas.
         """
-        if self.mask is None:
+        if self.mask is None and zoom >= 1:
             return None
+        used = np.full((1, 1), 255, np.uint8) if self.mask is None else self.mask
         mask = np.zeros(padded, bool)
-        mask[: size[1], : size[0]] = cv2.resize(self.mask, size, interpolation=cv2.INTER_NEAREST) > 0
+        mask[: size[1], : size[0]] = canvas(used.shape[1], used.shape[0], size, zoom).paint_mask(used) > 0
         return torch.from_numpy(mask)[None].to(self.device)
 
     @torch.inference_mode()
@@ -261,7 +266,7 @@ class LoFTRMatcher:
         """Features of before the GPU was left, on the device of now."""
         if features.network.tokens.device.type == self.device.type:
             return features
-        return FrameFeatures(features.network.to(self.device), features.scale)
+        return replace(features, network=features.network.to(self.device))
 
     def _match(
         self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None, back: bool

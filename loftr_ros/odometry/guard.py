@@ -21,18 +21,21 @@ class Guard:
 
     Attributes:
         describe: the matcher's own; None where it has none.
+        zooms: whether `extract` can magnify images.
     """
 
     def __init__(self, matcher: Matcher) -> None:
         self._matcher = matcher
         self._takes_wanted = "wanted" in inspect.signature(matcher.match_features).parameters
+        self.zooms = "zoom" in inspect.signature(matcher.extract).parameters
         describe = getattr(matcher, "describe", None)  # a matcher need not be able to
         self.describe: Callable[[Any], Any] | None = None if describe is None else self._guarded(describe)
 
-    def extract(self, image: Image) -> Any:
+    def extract(self, image: Image, zoom: float = 1.0) -> Any:
         """As the matcher. Raises MatcherError."""
         with self._watched():
-            return self._matcher.extract(image)
+            wish = {} if zoom == 1 else {"zoom": zoom}
+            return self._matcher.extract(image, **wish)
 
     def match_features(self, features0: Any, features1: Any, wanted: NDArray[np.int64] | None = None) -> Matches:
         """As the matcher, without matches that are no numbers. Raises MatcherError.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from loftr_ros.odometry.keyframe import (
     triangulate_keyframe,
 )
 from loftr_ros.odometry.known_places import KnownPlaces
+from loftr_ros.odometry.loss import Loss
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
 from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
@@ -47,19 +49,28 @@ _MOST_MATCHES = 0.5
 _CLEARLY = 3.0
 # So many frames between two keyframes are adjusted together with them.
 _PASSING = 2
+# To find its way back the odometry asks for so many points of known depth, and a position as certain as this.
+_LEAST_KNOWN, _LEAST_KNOWN_SHARE = 8, 0.1
+_UNCERTAIN_AGAIN = 0.03
+# A lost frame is tried shrunk and magnified, by these in turn: the camera may have gone far forward or back.
+_ZOOMS = ((0.6, 1 / 0.6), (0.5, 2.0))
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
 _GUESSED_UNIT_SIGMA = 0.5
 
 
 @dataclass(frozen=True)
 class View:
-    """A frame, and its matches (0: keyframe, 1: frame) with a keyframe, in pixels and normalized."""
+    """A frame, and its matches (0: keyframe, 1: frame) with a keyframe, in pixels and normalized.
+
+    zoom: by which the frame was magnified before it was matched.
+    """
 
     frame: Frame
     features: Any
     keyframe: Keyframe
     matches: Matches
     points: NormalizedMatches
+    zoom: float = 1.0
 
     def agreeing(self, inliers: NDArray[np.bool_]) -> float:
         """How many inliers there would be, had the matcher looked at all matches."""
@@ -99,7 +110,7 @@ class VisualOdometry:
         self._window = Window(self.config.window)
         self._reference = Reference()
         self._trace = Trace()
-        self._misses = 0
+        self._loss = Loss(self.matcher.match_features, self.config.min_matches)
         self._maps = 0
         self._scene_depth = 1.0
         self._unit = MapUnit(self.scale)
@@ -137,7 +148,7 @@ class VisualOdometry:
 
     def missed(self, frame: Frame, reason: str) -> Estimate:
         """The estimate of a frame that failed: no pose, like that of one without matches."""
-        self._misses += 1
+        self._loss.add()
         stamp_ns = 0 if self._keyframe is None else self._keyframe.frame.stamp_ns
         return Estimate(
             frame.stamp_ns, self._missing_state, metric=self._unit.metric, keyframe_stamp_ns=stamp_ns, reason=reason
@@ -145,14 +156,15 @@ class VisualOdometry:
 
     @property
     def _missing_state(self) -> MotionState:
-        return MotionState.LOST if self._misses >= self.config.lost_after else MotionState.FEW_MATCHES
+        return MotionState.LOST if self._loss.frames >= self.config.lost_after else MotionState.FEW_MATCHES
 
-    def _view(self, keyframe: Keyframe, frame: Frame, features: Any) -> View:
+    def _view(self, keyframe: Keyframe, frame: Frame, features: Any, zoom: float = 1.0) -> View:
+        seen = features if zoom == 1 else self.matcher.extract(frame.image, zoom)
         # Depths grow more precise with every frame that sees the same keypoints.
         matches, points = self._normalized(
-            self.matcher.match_features(keyframe.features, features, keyframe.depths.precise)
+            self.matcher.match_features(keyframe.features, seen, keyframe.depths.precise)
         )
-        return View(frame, features, keyframe, matches, points)
+        return View(frame, features, keyframe, matches, points, zoom)
 
     def _normalized(self, matches: Matches) -> tuple[Matches, NormalizedMatches]:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
@@ -267,7 +279,7 @@ class VisualOdometry:
             step_covariance=step_covariance,
             is_keyframe=wanted,
         )
-        self._misses = 0
+        self._loss.end()
         if wanted:
             if self._maps == 0:
                 self._start_pose, self._start_covariance = pose, covariance
@@ -290,7 +302,7 @@ class VisualOdometry:
         angle = np.radians(max(turn.parallax_deg, 0.05))
         length = max(self._trace.speed * seconds, angle * self._scene_depth)
         step_covariance = np.diag([length**2] * 3 + [angle**2] * 3)
-        self._misses = 0
+        self._loss.end()
         return self._estimate(
             view.frame,
             keyframe,
@@ -337,10 +349,12 @@ class VisualOdometry:
         predicted = None
         if last is not None and view.keyframe is self._keyframe:
             predicted = inverse(last.pose) @ view.keyframe.pose_world_camera
-        found = track(view.points, mean, sigma, predicted, self._threshold)
+        found = track(view.points, mean, sigma, predicted, self._threshold / min(view.zoom, 1.0))
         count = int(found.inliers.sum())
         if count < self.config.min_matches or count < 0.25 * len(view.matches):
             raise GeometryError(f"Only {count} of {len(view.matches)} matches fit one motion.")
+        if self._loss.frames:
+            _refuse_doubtful(found, is_precise(mean, sigma))
         pose = view.keyframe.pose_world_camera @ inverse(found.pose_frame_keyframe)
         self._trace.refuse_jump(view.frame.stamp_ns, pose, found.near_depth, self.config.max_speed_ratio)
         return found
@@ -348,7 +362,7 @@ class VisualOdometry:
     def _accept(self, view: View, found: Track) -> Estimate:
         """Publish a tracked frame, refine the keyframe's depths, and choose the next keyframe."""
         keyframe = view.keyframe
-        self._misses = 0
+        self._loss.end()
         self._scene_depth = found.median_depth
         keyframe.best_inliers = max(keyframe.best_inliers, view.agreeing(found.inliers))
         keyframe.depths.update(
@@ -437,11 +451,12 @@ class VisualOdometry:
     # -- keyframes -----------------------------------------------------------------------------------------------
 
     def _is_leaving(self, view: View, inliers: Any, rotation: Array) -> bool:
-        """The rule: too few points left, too much image motion, or too much rotation since the keyframe."""
+        """The rule: too few points left, another scale, too much image motion, or rotation since the keyframe."""
         kept = view.matches[inliers]
         flow = float(np.median(np.linalg.norm(kept.points1 - kept.points0, axis=1)))
         return bool(
             view.agreeing(inliers) < self.config.keyframe_inlier_ratio * view.keyframe.best_inliers
+            or view.zoom != 1
             or flow > self.config.keyframe_flow * self.camera.width
             or rotation_angle_deg(rotation) > self.config.keyframe_rotation_deg
         )
@@ -453,7 +468,7 @@ class VisualOdometry:
         same.
         """
         old = view.keyframe
-        matches, points = self._normalized(self.matcher.match_back(old.features, new.features))
+        matches, points = self._normalized(self._matches_back(view, new))
         good = triangulate_keyframe(new, matches, points, inverse(found.pose_frame_keyframe), self._threshold)
         hand_over_depths(old, new, found.pose_frame_keyframe, matches, points)
         if self.scale.source == "depth":
@@ -473,6 +488,13 @@ class VisualOdometry:
         self._known.add(old)
         self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
+
+    def _matches_back(self, view: View, new: Keyframe) -> Matches:
+        """Of the new keyframe with the old one, which is magnified where the frame was shrunk to match it."""
+        old = view.keyframe
+        if view.zoom == 1:
+            return self.matcher.match_back(old.features, new.features)
+        return self.matcher.match_features(new.features, self.matcher.extract(old.frame.image, 1 / view.zoom))
 
     def _pass_by(self, view: View, node: Node, found: Track) -> tuple[Array, Array]:
         """Keep what a frame sees of the keyframe for the window. Returns its pose and covariance.
@@ -527,14 +549,23 @@ class VisualOdometry:
 
     def _without_pose(self, view: View, reason: str) -> Estimate:
         """Try past keyframes; where none helps, say so and publish no pose."""
-        self._misses += 1
-        for candidate in self._known.candidates(view.features, self._misses):
-            estimate = self._try_keyframe(candidate, view)
+        self._loss.add()
+        sees = self._loss.sees(view.features, view.matches)
+        for keyframe, zoom in self._ways_back(view, sees):
+            estimate = self._try_keyframe(keyframe, view, zoom)
             if estimate is not None:
                 return estimate
-        if self.config.restart_after and self._misses >= self.config.restart_after:
+        if self.config.restart_after and self._loss.seen >= self.config.restart_after:
             return self._start_again(view)
         return self._estimate(view.frame, view.keyframe, self._missing_state, None, view=view, reason=reason)
+
+    def _ways_back(self, view: View, sees: bool) -> Iterator[tuple[Keyframe, float]]:
+        """Keyframes that the frame may show after all, and by how much it is to be magnified for that."""
+        if self.matcher.zooms and sees and len(view.keyframe.depths.precise) >= self.config.min_matches:
+            for zoom in _ZOOMS[self._loss.frames % len(_ZOOMS)]:
+                yield view.keyframe, zoom
+        for keyframe in self._known.candidates(view.features, self._loss.frames):
+            yield keyframe, 1.0
 
     def _start_again(self, view: View) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
@@ -545,15 +576,15 @@ class VisualOdometry:
             estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."
         )
 
-    def _try_keyframe(self, keyframe: Keyframe, lost: View) -> Estimate | None:
-        view = self._view(keyframe, lost.frame, lost.features)
+    def _try_keyframe(self, keyframe: Keyframe, lost: View, zoom: float) -> Estimate | None:
+        view = self._view(keyframe, lost.frame, lost.features, zoom)
         if len(view.matches) < self.config.min_matches:
             return None
         try:
             found = self._track(view)
         except GeometryError:
             return None
-        if self._keyframe is not None:
+        if self._keyframe is not None and keyframe is not self._keyframe:
             self._known.exchange(keyframe, self._keyframe)
         self._keyframe = keyframe
         # The last pose is not the keyframe's: a camera that stands still beside it has come back to it.
@@ -612,6 +643,19 @@ class VisualOdometry:
             way = pose[:3, 3] - self._start_pose[:3, 3]
             covariance[:3, :3] = _GUESSED_UNIT_SIGMA**2 * np.outer(way, way)
         return covariance
+
+
+def _refuse_doubtful(found: Track, known: NDArray[np.bool_]) -> None:
+    """After frames without a pose nothing else tells wrong matches that agree by chance from the way back.
+
+    Raises:
+        GeometryError: the pose is uncertain, or it is not the points of known depth that agree.
+    """
+    agreeing = int((found.inliers & known).sum())
+    if agreeing < _LEAST_KNOWN or agreeing < _LEAST_KNOWN_SHARE * known.sum():
+        raise GeometryError(f"Only {agreeing} of {int(known.sum())} points of known depth fit the motion.")
+    if found.position_sigma > _UNCERTAIN_AGAIN * found.near_depth:
+        raise GeometryError("The position found again is too uncertain.")
 
 
 _STATES = {

@@ -17,6 +17,7 @@ from loftr_ros.evaluation.trajectory import read_table
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_angle_deg
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
+from loftr_ros.odometry import odometry as module
 from loftr_ros.odometry.odometry import _refuse_doubtful
 from loftr_ros.odometry.tracking import Track
 from loftr_ros.types import Matches, MotionState
@@ -175,3 +176,30 @@ def test_a_car_is_found_again_after_ten_black_frames(data_folder):
 
 def _length(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
+
+
+def test_a_map_that_does_not_start_is_tried_anew_while_the_first_keyframe_is_still_in_sight(monkeypatch):
+    """Later the two frames would have ever less in common, and it would never start."""
+    world = World(SIDEWAYS.points, [moved((0.25 * i, 0, 0)) for i in range(24)])
+    start, first = module.start_map, []
+
+    def not_from_the_first(matches, *given):
+        """Fails for the keyframe that the first match was with."""
+        if not first:
+            first.append(odometry.keyframe)
+        if odometry.keyframe is first[0]:
+            raise GeometryError("Two different motions explain the matches: the scene may be a plane.")
+        return start(matches, *given)
+
+    monkeypatch.setattr(module, "start_map", not_from_the_first)
+    odometry = VisualOdometry(FakeMatcher(world), CAMERA)
+    estimates = [odometry.process(frame) for frame in frames(world)]
+    anew = next(i for i, e in enumerate(estimates) if odometry_keyframe_changed(estimates, i))
+    kept = len(estimates[anew - 1].matches)
+    assert kept > 0.4 * len(estimates[1].matches), "much is still in sight"
+    assert states(estimates)[1:anew] == ["INITIALIZING"] * (anew - 1)
+    assert states(estimates)[-2:] == ["OK"] * 2
+
+
+def odometry_keyframe_changed(estimates: list, index: int) -> bool:
+    return index > 0 and estimates[index].keyframe_stamp_ns != estimates[0].keyframe_stamp_ns

@@ -11,7 +11,7 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.se3 import make_pose, rotation_angle_deg, rotation_from_vector
 from loftr_ros.geometry.two_view import candidate_poses, in_front
 from loftr_ros.odometry.keyframe import NormalizedMatches
-from loftr_ros.odometry.start import fit_turn, fits_one_motion, scaled, start_map
+from loftr_ros.odometry.start import _clearly_less, fit_turn, fits_one_motion, scaled, start_map
 
 ROTATION = rotation_from_vector(np.array([0.02, -0.05, 0.03]))
 POSE = make_pose(ROTATION, np.array([0.6, -0.1, 0.2]))
@@ -139,3 +139,35 @@ def test_noise_does_not_choose_between_the_two_motions_of_a_plane(seed):
     matches = NormalizedMatches(points0, points1, np.full(400, 3e-4))
     with pytest.raises(GeometryError, match=r"^Two different motions explain the matches"):
         start_map(matches, 30, 0.7 / 500)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wrong_matches_do_not_make_two_motions_look_alike(seed):
+    """They cost all motions the same; only what fits either tells which one is right."""
+    rng = np.random.default_rng(seed)
+    matches, _ = views(noise=0.0005, count=240)
+    wrong = rng.permutation(240)[:100]
+    matches.points1[wrong] = rng.uniform(-0.5, 0.5, (100, 2))
+    turn, direction = off(start_map(matches, 30, THRESHOLD).pose_frame_keyframe)
+    assert turn < 0.5 and direction < 3
+
+
+def test_few_matches_of_many_start_no_map():
+    rng = np.random.default_rng(0)
+    matches, _ = views(count=400)
+    wrong = rng.permutation(400)[:330]
+    matches.points1[wrong] = rng.uniform(-0.5, 0.5, (330, 2))
+    with pytest.raises(GeometryError):
+        start_map(matches, 30, THRESHOLD)
+
+
+def test_what_costs_less_by_chance_only_is_not_clearly_less():
+    rng = np.random.default_rng(1)
+    cost = rng.uniform(0, 0.5, 400)
+    assert not _clearly_less(cost, rng.permutation(cost)), "the same costs in another order"
+    assert _clearly_less(cost, np.minimum(1.5 * cost, 1.0))
+    assert not _clearly_less(cost, 1.2 * cost), "certain, but too little"
+    few = np.r_[[0.1, 0.3, 0.2], np.ones(397)]
+    assert not _clearly_less(few, np.r_[[0.3, 0.2, 0.4], np.ones(397)]), "three matches are chance"
+    assert _clearly_less(np.full(400, 0.01), np.where(np.arange(400) < 20, 0.9, 0.01)), "20 that fit one motion alone"
+    assert not _clearly_less(np.ones(9), np.ones(9))

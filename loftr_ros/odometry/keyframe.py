@@ -49,7 +49,8 @@ class Keyframe(Node):
         frame: the camera frame.
         features: the matcher's features of it.
         depths: inverse depths of its keypoints; measured: those that a depth camera told.
-        best_inliers: most inliers that any frame had with it, had the matcher looked at all matches.
+        best_inliers: most inliers that any frame had with it, had the matcher looked at all matches; best_fitting: the
+            same of matches that fit one motion, while the map had not started.
     """
 
     frame: Frame
@@ -57,6 +58,7 @@ class Keyframe(Node):
     depths: DepthMap = field(default_factory=DepthMap)
     measured: DepthMap = field(default_factory=DepthMap)
     best_inliers: float = 0.0
+    best_fitting: float = 0.0
 
 
 @dataclass(frozen=True)

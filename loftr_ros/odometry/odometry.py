@@ -179,7 +179,7 @@ class VisualOdometry:
         """Raises GeometryError where the matches give no pose that can be believed."""
         if len(view.matches) < self.config.min_matches:
             if self._maps == 0:
-                return self._restart(view)
+                return self._restart(view, f"Only {len(view.matches)} matches with the first keyframe.")
             raise GeometryError(f"Only {len(view.matches)} matches; {self.config.min_matches} are needed.")
         if self.scale.source == "depth":  # a matcher may choose others of its keypoints in each frame
             measure_depths(view.keyframe, view.matches, view.points, self.scale.max_depth_m)
@@ -244,11 +244,15 @@ class VisualOdometry:
         if turned and motion is not Motion.MOVING:
             return self._turned(view, turn, motion)
         reason = f"The median parallax of {turn.parallax_deg:.2f} degrees is too small to start the map."
+        fitting, keyframe = view.agreeing(rigid), view.keyframe
+        keyframe.best_fitting = max(keyframe.best_fitting, fitting)
         if turn.parallax_deg >= self.config.init_parallax_deg:
             try:
                 return self._accept(view, self._start_map(view))
             except GeometryError as error:
                 reason = str(error)
+            if self._maps == 0 and fitting < self.config.keyframe_inlier_ratio * keyframe.best_fitting:
+                return self._restart(view, reason)
         if self._maps == 0:
             return self._estimate(view.frame, view.keyframe, MotionState.INITIALIZING, None, view=view, reason=reason)
         if not turned:
@@ -332,9 +336,8 @@ class VisualOdometry:
             self._known.clear()
         return found
 
-    def _restart(self, view: View) -> Estimate:
-        """The first keyframe is out of sight: take this frame instead, if it can be matched at all."""
-        reason = f"Only {len(view.matches)} matches with the first keyframe."
+    def _restart(self, view: View, reason: str) -> Estimate:
+        """The first keyframe is getting out of sight: take this frame instead, if it can be matched at all."""
         itself = self.matcher.match_features(view.features, view.features)
         if len(itself) >= self.config.min_matches:
             self._first_keyframe(view.frame, view.features, self._start_pose, self._start_covariance)

@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ _NODE_NAME = "vo_node"
 _START_S = 120.0
 _ANSWER_S = 5.0  # then the frame, or its answer, is taken for lost
 _SILENT_S = 60.0
+_CALL_S = 1.0
 _END_S = 30.0
 _SAMPLE_S = 1.0
 _STEP_AT_OWN_RATE_NS = 100_000_000
@@ -65,6 +67,15 @@ class SoakPlayer(Player):
             (self._parameters, GetParameters.Request(names=["scale"])),
             (self.create_client(Trigger, f"{_NODE_NAME}/resume"), Trigger.Request()),
         ]
+
+    def reach_services(self, timeout_s: float) -> None:
+        """Call each service until it answers once: the way of an answer may be found later than that of the call."""
+        deadline = time.monotonic() + timeout_s
+        for client, request in self._asked:
+            answered = threading.Event()
+            while not answered.is_set() and time.monotonic() < deadline:
+                client.call_async(request).add_done_callback(lambda _, answered=answered: answered.set())
+                answered.wait(_CALL_S)
 
     def ask(self) -> None:
         """Call a service and ask for a parameter; how long the answers take goes into the record."""
@@ -176,6 +187,7 @@ def run(options: argparse.Namespace, record: Record) -> Finding:
             with spinning(player):
                 if not player.wait_for_node(_START_S, lambda: node.poll() is None):
                     raise InputError(f"The node did not start; see {options.output / 'node.log'}.")
+                player.reach_services(_START_S)
                 play(player, images, options.rate, record, node)
     finally:
         rclpy.try_shutdown()

@@ -20,6 +20,7 @@ BASE = {"config", "types", "errors", "files", "imaging"}
 ALLOWED = {
     "errors": set(),
     "threads": set(),
+    "allocator": set(),
     "types": set(),
     "files": {"errors"},
     "config": {"errors", "files"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "cli": {"errors"},
     "loftr": {"config", "types", "errors"},
     "download_weights": {"cli", "errors", "loftr"},
-    "matching": BASE | {"loftr", "threads"},
+    "matching": BASE | {"loftr", "threads", "allocator"},
     "geometry": {"config", "types", "errors", "files"},
     # The protocol of a matcher only, not an implementation: see the test below.
     "odometry": {"config", "types", "errors", "geometry", "matching", "places"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "evaluation": BASE | {"cli", "pictures", "viewer", "loftr", "matching", "geometry", "odometry", "synthetic"},
     "ros": BASE
     | {"cli", "pictures", "places", "viewer", "loftr", "matching", "geometry", "odometry", "evaluation"}
-    | {"synthetic", "uses", "threads"},
+    | {"synthetic", "uses", "threads", "allocator"},
     "uses": BASE
     | {"cli", "pictures", "places", "loftr", "matching", "geometry", "odometry", "evaluation", "synthetic"},
     "training": BASE

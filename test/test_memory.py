@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import texture
 
-from loftr_ros import cli
+from loftr_ros import allocator, cli
 from loftr_ros.loftr import memory
 from loftr_ros.matching import load_matcher
 
@@ -22,7 +22,8 @@ PLACES = """
 import os
 import torch
 from loftr_ros.evaluation.endurance import usage_of
-from loftr_ros.loftr.memory import apart, keep_freed_memory
+from loftr_ros.allocator import keep_freed_memory
+from loftr_ros.loftr.memory import apart
 
 def place(address):
     for line in open("/proc/self/maps"):
@@ -74,10 +75,46 @@ def test_features_on_a_cpu_lie_apart():
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert allocator.keep_freed_memory() is False
 
 
 def test_a_c_library_without_these_functions_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    assert allocator.keep_freed_memory() is False
+
+
+@ON_LINUX
+def test_threads_of_the_node_have_no_heaps_of_their_own():
+    """Those are pieces of 64 MB, on addresses that such a number divides."""
+    script = """
+import re, sys, threading
+if sys.argv[1] == "node":
+    import loftr_ros.ros.node
+import numpy as np
+
+def work():
+    kept.append([bytearray(50_000) for _ in range(400)])
+
+kept = []
+for _ in range(3):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+size = 0
+for line in open("/proc/self/smaps"):
+    if re.match("^[0-9a-f]+-[0-9a-f]+ ", line):
+        field = line.split()
+        start = int(field[0].split("-")[0], 16)
+        counts = field[1].startswith("rw") and len(field) < 6 and start % (1 << 26) == 0
+    elif line.startswith("Rss:") and counts:
+        size += int(line.split()[1])
+print(size)
+"""
+
+    def kilobytes(which: str) -> int:
+        done = subprocess.run([sys.executable, "-c", script, which], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert kilobytes("plain") > 15_000, "the test can tell"
+    assert kilobytes("node") < 1_000

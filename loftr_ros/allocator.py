@@ -18,7 +18,7 @@ def use_one_arena() -> bool:
     Otherwise each has heaps of 64 MB, which come and go with the largest tensors. glibc fixes the number of arenas when
     the first thread asks for one.
     """
-    mallopt = of_the_c_library("mallopt")
+    mallopt = _of_the_c_library("mallopt")
     return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))
 
 
@@ -28,13 +28,13 @@ def keep_freed_memory() -> bool:
     By default glibc gives a freed tensor's pages back at once, and the next one of its size gets them anew, cleared
     page by page. What is kept for long must go elsewhere (loftr_ros.loftr.memory.apart), or the process grows.
     """
-    mallopt = of_the_c_library("mallopt")
+    mallopt = _of_the_c_library("mallopt")
     if mallopt is None:
         return False
     kept = mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
     return bool(kept) and use_one_arena()
 
 
-def of_the_c_library(name: str) -> Any:
+def _of_the_c_library(name: str) -> Any:
     """A function of glibc; None elsewhere (musl and macOS have none of these)."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

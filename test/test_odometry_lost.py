@@ -18,8 +18,8 @@ from loftr_ros.geometry.se3 import inverse, make_pose, rotation_angle_deg
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.odometry import odometry as module
-from loftr_ros.odometry.odometry import _refuse_doubtful
-from loftr_ros.odometry.tracking import Track
+from loftr_ros.odometry.loss import Loss
+from loftr_ros.odometry.tracking import Track, refuse_doubtful
 from loftr_ros.types import Matches, MotionState
 
 
@@ -142,14 +142,42 @@ def a_track(inliers: int, sigma: float) -> tuple[Track, np.ndarray]:
 
 def test_what_agrees_by_chance_is_no_way_back():
     """Matches without a depth agree with many motions. It is the known points that tell, and where the camera is."""
-    _refuse_doubtful(*a_track(58, sigma=0.1))
+    refuse_doubtful(*a_track(58, sigma=0.1))
     with pytest.raises(GeometryError, match="Only 7 of 50 points of known depth"):
-        _refuse_doubtful(*a_track(57, sigma=0.1))
+        refuse_doubtful(*a_track(57, sigma=0.1))
     with pytest.raises(GeometryError, match="uncertain"):
-        _refuse_doubtful(*a_track(80, sigma=0.2))
+        refuse_doubtful(*a_track(80, sigma=0.2))
     found, _ = a_track(9, sigma=0.1)
     with pytest.raises(GeometryError, match="Only 9 of 100"):  # fewer than a tenth
-        _refuse_doubtful(found, np.ones(100, bool))
+        refuse_doubtful(found, np.ones(100, bool))
+
+
+def test_only_after_a_loss_is_a_pose_doubted(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "refuse_doubtful", lambda found, known: asked.append(int(known.sum())))
+    world = World(SIDEWAYS.points, SIDEWAYS.poses[:30], hidden={20: 12, 21: 12})
+    odometry = VisualOdometry(FakeMatcher(world), CAMERA)
+    estimates = [odometry.process(frame) for frame in frames(world)]
+    assert states(estimates)[19:23] == ["OK", "FEW_MATCHES", "FEW_MATCHES", "OK"]
+    assert len(asked) == 1 and asked[0] > 100
+
+    def doubt(*_):
+        raise GeometryError("The position found again is too uncertain.")
+
+    monkeypatch.setattr(module, "refuse_doubtful", doubt)
+    odometry = VisualOdometry(FakeMatcher(world), CAMERA)
+    estimates = [odometry.process(frame) for frame in frames(world)]
+    assert states(estimates)[19] == "OK" and all(e.pose_world_camera is None for e in estimates[20:])
+
+
+def test_the_least_number_of_matches_may_change_while_the_camera_is_lost():
+    with_previous = [Matches.empty()]
+    loss = Loss(lambda features0, features1: with_previous[0])
+    ten = Matches(*(np.ones((10, 2)),) * 2, np.ones(10), np.arange(10), np.ones(10))
+    assert loss.judge("a", ten, least=10) and not loss.judge("b", ten, least=11)
+    with_previous[0] = ten
+    assert loss.judge("c", Matches.empty(), least=10) and not loss.judge("d", Matches.empty(), least=11)
+    assert loss.seen == 2
 
 
 def test_a_car_is_found_again_after_ten_black_frames(data_folder):
@@ -194,12 +222,8 @@ def test_a_map_that_does_not_start_is_tried_anew_while_the_first_keyframe_is_sti
     monkeypatch.setattr(module, "start_map", not_from_the_first)
     odometry = VisualOdometry(FakeMatcher(world), CAMERA)
     estimates = [odometry.process(frame) for frame in frames(world)]
-    anew = next(i for i, e in enumerate(estimates) if odometry_keyframe_changed(estimates, i))
+    anew = next(i for i, e in enumerate(estimates) if e.keyframe_stamp_ns != estimates[0].keyframe_stamp_ns)
     kept = len(estimates[anew - 1].matches)
     assert kept > 0.4 * len(estimates[1].matches), "much is still in sight"
     assert states(estimates)[1:anew] == ["INITIALIZING"] * (anew - 1)
     assert states(estimates)[-2:] == ["OK"] * 2
-
-
-def odometry_keyframe_changed(estimates: list, index: int) -> bool:
-    return index > 0 and estimates[index].keyframe_stamp_ns != estimates[0].keyframe_stamp_ns

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -48,7 +48,7 @@ class FrameFeatures:
 
     network: ImageFeatures
     scale: Array
-    corner: Array = field(default_factory=lambda: np.zeros(2))
+    corner: Array
 
     def original(self, points: Array) -> Array:
         """Resized pixels [N, 2] in the original image; resizing keeps the image's edges, not its pixel centres."""

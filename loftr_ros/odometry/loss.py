@@ -17,9 +17,8 @@ class Loss:
         seen: the number of those that showed something. A covered camera sees nothing, and is still where it was.
     """
 
-    def __init__(self, match: Callable[[Any, Any], Matches], least: int) -> None:
+    def __init__(self, match: Callable[[Any, Any], Matches]) -> None:
         self._match = match
-        self._least = least
         self._previous: Any = None
         self.frames = self.seen = 0
 
@@ -27,15 +26,15 @@ class Loss:
         """One more."""
         self.frames += 1
 
-    def sees(self, features: Any, matches: Matches) -> bool:
+    def judge(self, features: Any, matches: Matches, least: int) -> bool:
         """Whether the newest frame, with these features and matches with the keyframe, shows something; counts it.
 
-        It did if it has matches, be they wrong ones, with the keyframe or with the frame before. (Not with itself:
-        noise has those too.)
+        It does if it has the least number of matches, be they wrong ones, with the keyframe or with the frame before.
+        (Not with itself: noise has those too.)
         """
-        shows = len(matches) >= self._least
+        shows = len(matches) >= least
         if not shows and self._previous is not None:
-            shows = len(self._match(self._previous, features)) >= self._least
+            shows = len(self._match(self._previous, features)) >= least
         self._previous = features
         self.seen += shows
         return shows

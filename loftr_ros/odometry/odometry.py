@@ -31,7 +31,7 @@ from loftr_ros.odometry.loss import Loss
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
 from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
-from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, Track, track
+from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, Track, refuse_doubtful, track
 from loftr_ros.odometry.unit import MapUnit, stretch
 from loftr_ros.odometry.window import Window
 from loftr_ros.types import Array, Estimate, Frame, Matches, MotionState
@@ -49,9 +49,6 @@ _MOST_MATCHES = 0.5
 _CLEARLY = 3.0
 # So many frames between two keyframes are adjusted together with them.
 _PASSING = 2
-# To find its way back the odometry asks for so many points of known depth, and a position as certain as this.
-_LEAST_KNOWN, _LEAST_KNOWN_SHARE = 8, 0.1
-_UNCERTAIN_AGAIN = 0.03
 # A lost frame is tried shrunk and magnified, by these in turn: the camera may have gone far forward or back.
 _ZOOMS = ((0.6, 1 / 0.6), (0.5, 2.0))
 # A map that starts after another one takes over its depth: lengths may be wrong by this share.
@@ -110,7 +107,7 @@ class VisualOdometry:
         self._window = Window(self.config.window)
         self._reference = Reference()
         self._trace = Trace()
-        self._loss = Loss(self.matcher.match_features, self.config.min_matches)
+        self._loss = Loss(self.matcher.match_features)
         self._maps = 0
         self._scene_depth = 1.0
         self._unit = MapUnit(self.scale)
@@ -357,7 +354,7 @@ class VisualOdometry:
         if count < self.config.min_matches or count < 0.25 * len(view.matches):
             raise GeometryError(f"Only {count} of {len(view.matches)} matches fit one motion.")
         if self._loss.frames:
-            _refuse_doubtful(found, is_precise(mean, sigma))
+            refuse_doubtful(found, is_precise(mean, sigma))
         pose = view.keyframe.pose_world_camera @ inverse(found.pose_frame_keyframe)
         self._trace.refuse_jump(view.frame.stamp_ns, pose, found.near_depth, self.config.max_speed_ratio)
         return found
@@ -553,7 +550,7 @@ class VisualOdometry:
     def _without_pose(self, view: View, reason: str) -> Estimate:
         """Try past keyframes; where none helps, say so and publish no pose."""
         self._loss.add()
-        sees = self._loss.sees(view.features, view.matches)
+        sees = self._loss.judge(view.features, view.matches, self.config.min_matches)
         for keyframe, zoom in self._ways_back(view, sees):
             estimate = self._try_keyframe(keyframe, view, zoom)
             if estimate is not None:
@@ -646,19 +643,6 @@ class VisualOdometry:
             way = pose[:3, 3] - self._start_pose[:3, 3]
             covariance[:3, :3] = _GUESSED_UNIT_SIGMA**2 * np.outer(way, way)
         return covariance
-
-
-def _refuse_doubtful(found: Track, known: NDArray[np.bool_]) -> None:
-    """After frames without a pose nothing else tells wrong matches that agree by chance from the way back.
-
-    Raises:
-        GeometryError: the pose is uncertain, or it is not the points of known depth that agree.
-    """
-    agreeing = int((found.inliers & known).sum())
-    if agreeing < _LEAST_KNOWN or agreeing < _LEAST_KNOWN_SHARE * known.sum():
-        raise GeometryError(f"Only {agreeing} of {int(known.sum())} points of known depth fit the motion.")
-    if found.position_sigma > _UNCERTAIN_AGAIN * found.near_depth:
-        raise GeometryError("The position found again is too uncertain.")
 
 
 _STATES = {

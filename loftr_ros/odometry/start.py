@@ -24,7 +24,6 @@ from loftr_ros.types import Array
 _CLEARLY = 1.3
 _DEVIATIONS = 5.0
 _SAME_DEG = 1.0
-_LEAST_INLIERS = 0.25  # of the matches
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,6 @@ def start_map(matches: NormalizedMatches, min_matches: int, threshold: float) ->
     for other_cost, other in explained[1:]:
         if not (_alike(found.pose_frame_keyframe, other.pose_frame_keyframe) or _clearly_less(cost, other_cost)):
             raise GeometryError("Two different motions explain the matches: the scene may be a plane.")
-    if found.inliers.mean() < _LEAST_INLIERS:
-        raise GeometryError(f"Only {int(found.inliers.sum())} of {len(found.inliers)} matches fit one motion.")
     usable = found.inliers & is_precise(found.inverse_depth, found.sigma)
     if usable.sum() < min_matches:
         raise GeometryError(f"Only {int(usable.sum())} points could be triangulated; {min_matches} are needed.")

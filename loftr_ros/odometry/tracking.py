@@ -21,6 +21,9 @@ from loftr_ros.types import Array
 # With fewer 3D points than this the essential matrix gives the direction, and they give only the length.
 _LEAST_POINTS = 20
 LEAST_POINTS_FOR_SCALE = 6
+# For a way back: so many points of known depth, such a share of them; and the deviation of the position, as a share of
+# the depth of the near points.
+_LEAST_KNOWN, _LEAST_KNOWN_SHARE, _UNCERTAIN = 8, 0.1, 0.03
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,22 @@ def track_from(adjusted: Adjustment, matches: NormalizedMatches, threshold: floa
         sigma=adjusted.inverse_depth_sigma,
         parallax_deg=float(np.degrees(np.median(angle))) if len(angle) else 0.0,
     )
+
+
+def refuse_doubtful(found: Track, known: NDArray[np.bool_]) -> None:
+    """After frames without a pose: there nothing else tells wrong matches that agree by chance from the way back.
+
+    Args:
+        known: [N] matches whose depth was known before.
+
+    Raises:
+        GeometryError: the pose is uncertain, or it is not the points of known depth that agree.
+    """
+    agreeing = int((found.inliers & known).sum())
+    if agreeing < max(_LEAST_KNOWN, _LEAST_KNOWN_SHARE * known.sum()):
+        raise GeometryError(f"Only {agreeing} of {int(known.sum())} points of known depth fit the motion.")
+    if found.position_sigma > _UNCERTAIN * found.near_depth:
+        raise GeometryError("The position found again is too uncertain.")
 
 
 def _candidates(

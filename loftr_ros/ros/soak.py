@@ -68,12 +68,12 @@ class SoakPlayer(Player):
             (self.create_client(Trigger, f"{_NODE_NAME}/resume"), Trigger.Request()),
         ]
 
-    def reach_services(self, timeout_s: float) -> None:
+    def reach_services(self, timeout_s: float, node: Any) -> None:
         """Call each service until it answers once: the way of an answer may be found later than that of the call."""
         deadline = time.monotonic() + timeout_s
         for client, request in self._asked:
             answered = threading.Event()
-            while not answered.is_set() and time.monotonic() < deadline:
+            while not answered.is_set() and time.monotonic() < deadline and node.poll() is None:
                 client.call_async(request).add_done_callback(lambda _, answered=answered: answered.set())
                 answered.wait(_CALL_S)
 
@@ -187,7 +187,7 @@ def run(options: argparse.Namespace, record: Record) -> Finding:
             with spinning(player):
                 if not player.wait_for_node(_START_S, lambda: node.poll() is None):
                     raise InputError(f"The node did not start; see {options.output / 'node.log'}.")
-                player.reach_services(_START_S)
+                player.reach_services(_START_S, node)
                 play(player, images, options.rate, record, node)
     finally:
         rclpy.try_shutdown()

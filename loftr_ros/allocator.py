@@ -10,6 +10,7 @@ from typing import Any
 # mallopt(3)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
+_RESERVED_BYTES = 64 << 20
 
 
 def use_one_arena() -> bool:
@@ -33,6 +34,24 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
     return bool(kept) and use_one_arena()
+
+
+def touch_reserve() -> bool:
+    """Take and free a reserve of the heap, as real-time processes do once they are warm; False where that fails.
+
+    A piece of the heap that fits no longer then finds its place in pages that are there already, instead of new ones in
+    the middle of a drive. Where freed memory is not kept (`keep_freed_memory`), nothing stays of it.
+    """
+    malloc, free = _of_the_c_library("malloc"), _of_the_c_library("free")
+    if malloc is None or free is None:
+        return False
+    malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    address = malloc(_RESERVED_BYTES)
+    if not address:
+        return False
+    ctypes.memset(address, 0, _RESERVED_BYTES)
+    free(address)
+    return True
 
 
 def _of_the_c_library(name: str) -> Any:

@@ -46,15 +46,49 @@ for make in (torch.clone, apart):
 """
 
 
-@ON_LINUX
-def test_freed_memory_is_kept_but_not_that_of_what_lies_apart():
+def printed_by(script: str) -> list[str]:
+    """The words that a process of its own prints."""
     done = subprocess.run(
-        [sys.executable, "-c", PLACES], capture_output=True, text=True, timeout=60, check=False, env=cli.environment()
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False, env=cli.environment()
     )
     assert done.returncode == 0, done.stderr
-    given_back, *places = done.stdout.split()
+    return done.stdout.split()
+
+
+@ON_LINUX
+def test_freed_memory_is_kept_but_not_that_of_what_lies_apart():
+    given_back, *places = printed_by(PLACES)
     assert float(given_back) < 20
     assert places == ["heap", "heap", "pages", "nothing"]
+
+
+RESERVE = """
+import os
+import torch
+from loftr_ros import allocator
+from loftr_ros.evaluation.endurance import usage_of
+
+def rss():
+    return usage_of(os.getpid(), 0).rss_mb
+
+before = rss()
+assert allocator.touch_reserve()
+print(rss() - before)
+assert allocator.keep_freed_memory()
+assert allocator.touch_reserve()
+touched = rss()
+print(touched - before)
+taken = torch.ones(10 << 18)
+print(rss() - touched)
+"""
+
+
+@ON_LINUX
+def test_a_reserve_stays_where_freed_memory_is_kept_and_is_what_the_heap_takes_next():
+    without, with_it, grown = (float(word) for word in printed_by(RESERVE))
+    assert abs(without) < 5
+    assert with_it > 60
+    assert grown < 2
 
 
 def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
@@ -77,11 +111,13 @@ def test_features_on_a_cpu_lie_apart():
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.sys, "platform", "darwin")
     assert allocator.keep_freed_memory() is False
+    assert allocator.touch_reserve() is False
 
 
 def test_a_c_library_without_these_functions_is_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
     assert allocator.keep_freed_memory() is False
+    assert allocator.touch_reserve() is False
 
 
 @ON_LINUX

@@ -48,7 +48,10 @@ _ROOM_POSES = 120
 
 @dataclass(frozen=True)
 class Score:
-    """A contender's result, in a process of its own. peak_mib: the largest resident memory of that process."""
+    """A contender's result, in a process of its own.
+
+    peak_mib: the largest resident memory of that process, or the most that it held of the GPU's where it used one.
+    """
 
     name: str
     work: str

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+import torch
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
@@ -66,7 +67,7 @@ class ContenderProcess:
         return float(seconds), int(matches)
 
     def peak_mib(self) -> float | None:
-        """High-water mark of its resident memory in MiB; None where the system does not tell."""
+        """High-water mark of its resident memory in MiB, or of the GPU's where it uses one; None: nobody tells."""
         (peak,) = self._ask("peak")
         return None if peak is None else round(float(peak), 1)
 
@@ -106,6 +107,8 @@ def serve(name: str, work: str, folder: Path, orders: TextIO, answers: TextIO) -
 
 def _high_water_mark() -> float | None:
     """Not getrusage: its number is never below that of the process which started this one."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
+        return torch.cuda.max_memory_reserved() / 2**20
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

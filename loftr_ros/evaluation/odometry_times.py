@@ -115,10 +115,10 @@ def instrumented(matcher: Matcher, watch: Stopwatch) -> Iterator[None]:
         yield
     finally:
         for (target, name, _), own in zip(targets, before):
-            if own is None:
-                delattr(target, name)
-            else:
+            if own is not None:
                 setattr(target, name, own)
+            elif name in vars(target):  # not where a lack of memory undid what was there
+                delattr(target, name)
 
 
 def _stages_of(matcher: Matcher) -> list[tuple[Any, str, str]]:

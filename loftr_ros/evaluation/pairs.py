@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from loftr_ros import cli
-from loftr_ros.config import MATCHERS
+from loftr_ros.config import MATCHERS, MatcherConfig
 from loftr_ros.errors import GeometryError, InputError
 from loftr_ros.evaluation import disturbance
 from loftr_ros.evaluation.peers import PEERS, load_peer
@@ -240,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
     parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--precision", default=MatcherConfig.precision, help="of LoFTR (%(default)s)")
     parser.add_argument("--dark", action="store_true", help="gains of 0.15 to 0.35, noise of 4 grey levels")
     parser.add_argument("--roll", type=float, default=0.0, metavar="DEG", help="roll second frames by up to that (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
@@ -254,14 +255,15 @@ def _positive_list(text: str) -> list[int]:
     return values
 
 
-def _matcher(name: str, weights: str, device: str) -> Matcher:
+def _matcher(name: str, options: argparse.Namespace) -> Matcher:
     if name in PEERS:
         return load_peer(name)
     if name not in MATCHERS:
         raise InputError(f"There is no matcher '{name}'; there are {', '.join((*MATCHERS, *PEERS))}.")
     if name in ("sift", "orb"):
         return load_matcher(name)
-    return load_matcher(name, weights=weights, device=device, max_side=0)  # the images are shrunk already
+    # The images are shrunk already.
+    return load_matcher(name, weights=options.weights, device=options.device, precision=options.precision, max_side=0)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -272,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--max-side must be 0 to 8192, not {options.max_side}.")
     if not 0 <= options.roll <= 180:
         raise InputError(f"--roll must be between 0 and 180 degrees, not {options.roll:g}.")
-    matchers = [_matcher(name, options.weights, options.device) for name in options.matchers.split(",")]
+    matchers = [_matcher(name, options) for name in options.matchers.split(",")]
     sequences = [load_sequence(path, options.max_side) for path in options.sequences]
     if options.dark:
         sequences = [dataclasses.replace(item, images=disturbance.darkened(item.images)) for item in sequences]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,7 @@ def match_cells(
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
     in_pieces: bool = False,
+    nearest_of: Callable[..., Nearest] | None = None,
 ) -> CoarseMatches:
     """Mutual nearest neighbours of the dual softmax with a confidence above the threshold, away from the border.
 
@@ -65,16 +67,24 @@ def match_cells(
         tokens0, tokens1: [B, L, C] and [B, S, C].
         grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
         mask0: [B, L] and mask1: [B, S], False for ignored cells.
+        nearest_of: what does the work of `nearest_of_tokens` where the matrix is kept; None: that itself.
     """
     with torch.autocast(tokens0.device.type, enabled=False):
         tokens0, tokens1 = tokens0.float(), tokens1.float()
         whole = torch.compiler.is_compiling() or threshold < _LEAST_STREAMED_THRESHOLD
         if not whole and (in_pieces or _is_large(tokens0, tokens1)):
-            found = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
-            if found is not None:
-                return _joined(found, grid0, grid1, border)
-        scores = similarity(tokens0, tokens1, temperature, mask0, mask1)
-        return select(scores, grid0, grid1, threshold, border, mask0, mask1)
+            pairs = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
+            if pairs is not None:
+                return _joined(pairs, grid0, grid1, border)
+        found = (nearest_of or nearest_of_tokens)(tokens0, tokens1, temperature, mask0, mask1)
+        return select(found, grid0, grid1, threshold, border, mask0, mask1)
+
+
+def nearest_of_tokens(
+    tokens0: Tensor, tokens1: Tensor, temperature: float, mask0: Tensor | None, mask1: Tensor | None
+) -> Nearest:
+    """`nearest` of the tokens' `similarity`."""
+    return nearest(similarity(tokens0, tokens1, temperature, mask0, mask1))
 
 
 def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
@@ -120,8 +130,29 @@ def log_assignment(scores: Tensor) -> Tensor:
     return torch.log_softmax(scores, dim=2) + torch.log_softmax(scores, dim=1)
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """For each cell of image 0 [B, L]: the most probable cell of image 1, its probability, and if that is mutual."""
+
+    cell1: Tensor
+    probability: Tensor
+    mutual: Tensor
+
+
+def nearest(scores: Tensor) -> Nearest:
+    """Nearest neighbours of the dual softmax of scores [B, L, S] from `similarity`."""
+    # log P(i, j) = 2 S(i, j) - r(i) - c(j): no second matrix of that size is needed to rank a row or a column.
+    scores = scores.float()
+    rows, columns = torch.logsumexp(scores, dim=2), torch.logsumexp(scores, dim=1)
+    scores = scores * 2
+    best, cell1 = (scores - columns[:, None]).max(dim=2)
+    best_row = (scores - rows[:, :, None]).argmax(dim=1)
+    cells = torch.arange(scores.shape[1], device=scores.device)
+    return Nearest(cell1, torch.exp(best - rows), torch.gather(best_row, 1, cell1) == cells)
+
+
 def select(
-    scores: Tensor,
+    found: Nearest,
     grid0: tuple[int, int],
     grid1: tuple[int, int],
     threshold: float,
@@ -129,24 +160,16 @@ def select(
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
 ) -> CoarseMatches:
-    """The same as `match_cells` from the whole matrix: scores [B, L, S] from `similarity`."""
-    # log P(i, j) = 2 S(i, j) - r(i) - c(j): no second matrix of that size is needed to rank a row or a column.
-    scores = scores.float()
-    rows, columns = torch.logsumexp(scores, dim=2), torch.logsumexp(scores, dim=1)
-    scores = scores * 2
-    best, cell1 = (scores - columns[:, None]).max(dim=2)
-    best_row = (scores - rows[:, :, None]).argmax(dim=1)
-    confidence = torch.exp(best - rows)
-    cells = torch.arange(scores.shape[1], device=scores.device)
-    keep = (confidence > threshold) & (torch.gather(best_row, 1, cell1) == cells)
-    keep &= _inside(grid0, border, scores.device)
-    keep &= _inside(grid1, border, scores.device)[cell1]
+    """The matches of `match_cells` among the nearest neighbours."""
+    keep = found.mutual & (found.probability > threshold)
+    keep &= _inside(grid0, border, keep.device)
+    keep &= _inside(grid1, border, keep.device)[found.cell1]
     if mask0 is not None:
         keep &= mask0
     if mask1 is not None:
-        keep &= torch.gather(mask1, 1, cell1)
+        keep &= torch.gather(mask1, 1, found.cell1)
     batch, cell0 = torch.where(keep)
-    return CoarseMatches(batch, cell0, cell1[batch, cell0], confidence[batch, cell0])
+    return CoarseMatches(batch, cell0, found.cell1[batch, cell0], found.probability[batch, cell0])
 
 
 def _streamed(

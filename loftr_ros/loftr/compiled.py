@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loftr_ros.loftr.model import LoFTR
 
@@ -41,6 +41,18 @@ class Compiled:
         return self._plain(*arguments)
 
 
+def parts(network: LoFTR) -> list[tuple[nn.Module, str, tuple[int, ...]]]:
+    """What of a network depends on no answer in between: (module, method, its arguments with a row for each match)."""
+    found: list[tuple[nn.Module, str, tuple[int, ...]]] = [
+        (network, "features", ()),
+        (network.loftr_coarse, "alone", ()),
+        (network.loftr_coarse, "together", ()),
+        (network, "nearest", ()),
+        (network, "refine", (4,)),
+    ]
+    return found if network.refinement is None else [*found, (network.refinement, "forward", (2, 3, 4, 6))]
+
+
 def compile_parts(network: LoFTR, device: torch.device) -> None:
     """Compile, in place, what has the same shapes for all images of a size: backbone and coarse transformer."""
     network.features = Compiled(network.features, device)  # type: ignore[assignment, method-assign]
@@ -49,8 +61,8 @@ def compile_parts(network: LoFTR, device: torch.device) -> None:
 
 
 def undo_compilation(network: LoFTR) -> None:
-    """Let the network run as it is again: on another device, say."""
-    for module, name in ((network, "features"), (network.loftr_coarse, "together")):
+    """Let the network run as it is again, without graphs too: on another device, say."""
+    for module, name, _ in parts(network):
         module.__dict__.pop(name, None)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loftr_ros.loftr import coarse_matching, fine_matching
 from loftr_ros.loftr.backbone import Backbone
-from loftr_ros.loftr.coarse_matching import CoarseMatches
+from loftr_ros.loftr.coarse_matching import CoarseMatches, Nearest
 from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
 from loftr_ros.loftr.memory import apart
@@ -227,7 +227,14 @@ class LoFTR(nn.Module):
             features0.mask,
             features1.mask,
             in_pieces=self.in_pieces,
+            nearest_of=self.nearest,
         )
+
+    def nearest(
+        self, tokens0: Tensor, tokens1: Tensor, temperature: float, mask0: Tensor | None, mask1: Tensor | None
+    ) -> Nearest:
+        """Where the matrix of all pairs of cells is kept: on a GPU."""
+        return coarse_matching.nearest_of_tokens(tokens0, tokens1, temperature, mask0, mask1)
 
     def refine(
         self,

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +19,11 @@ from torch import Tensor
 
 from loftr_ros.allocator import keep_freed_memory
 from loftr_ros.errors import ExhaustedError
-from loftr_ros.loftr import CoarseStage, ImageFeatures, LoFTROutput, load_network
+from loftr_ros.loftr import CoarseStage, ImageFeatures, LoFTR, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.loftr.folding import fold_batch_norms
+from loftr_ros.loftr.folding import fold_batch_norms, halve, pad_channels
+from loftr_ros.loftr.graphs import graph_parts
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
@@ -111,12 +114,25 @@ class LoFTRMatcher:
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
         fold_batch_norms(self.network.backbone)
-        self.network.to(self.device, memory_format=torch.channels_last)
-        if self.device.type == "cpu":
+        self._digest = _digest_of(self.network)
+        self._on_cpu: LoFTR | None = None  # the exact network, where the one in use is another
+        if self.device.type == "cuda":
+            self._suit_gpu(compile_network)
+        else:
             keep_freed_memory()
             leave_cores_to_others()
+        self.network.to(self.device, memory_format=torch.channels_last)
         if compile_network:
             compile_parts(self.network, self.device)
+
+    def _suit_gpu(self, compile_network: bool) -> None:
+        """The same network in the precision that was chosen, and recorded where it is not compiled."""
+        if self.precision != torch.float32:
+            self._on_cpu = copy.deepcopy(self.network)
+            pad_channels(self.network.backbone)
+            halve(self.network, self.precision)
+        if not compile_network:
+            graph_parts(self.network)
 
     @property
     def threshold(self) -> float:
@@ -128,9 +144,7 @@ class LoFTRMatcher:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in self.network.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        digest = self._digest.copy()
         if self.mask is not None:
             digest.update(self.mask.tobytes())
         return f"{self.name} {self.max_side} {digest.hexdigest()}"
@@ -153,12 +167,18 @@ class LoFTRMatcher:
                 if not is_out_of_memory(error):
                     raise
             # Not before the error is forgotten: it holds the memory that there was.
+            self._free_memory()
             side = max(working_size(image.shape[1], image.shape[0], self.max_side)) // 2
             if self._out_of_memory == "adapt" and side >= _LEAST_SIDE:
                 _LOG.warning("LoFTR ran out of memory: images are shrunk to a longer side of %d from now on.", side)
                 self.max_side = side
             else:
                 self._leave_gpu()
+
+    def _free_memory(self) -> None:
+        """Let go of what only saves time. What is compiled or recorded holds memory for each size of images."""
+        self._last = None
+        undo_compilation(self.network)
 
     def _leave_gpu(self) -> None:
         """Go on on the CPU, with images of the size that was asked for. Raises ExhaustedError where that is no way."""
@@ -170,7 +190,9 @@ class LoFTRMatcher:
         self.device = torch.device("cpu")
         self.precision = self._suitable("auto" if self._wanted_precision == "auto" else "float32")
         self.max_side = self._wanted_side
-        undo_compilation(self.network)
+        if self._on_cpu is not None:
+            self._on_cpu.threshold, self._on_cpu.max_matches = self.network.threshold, self.network.max_matches
+            self.network = self._on_cpu
         self.network.to(self.device)
 
     def _suitable(self, precision: str) -> torch.dtype:
@@ -255,7 +277,7 @@ class LoFTRMatcher:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            self._last = None
+            self._free_memory()
             if self._out_of_memory == "adapt" and not self.network.in_pieces:
                 _LOG.warning("LoFTR ran out of memory: images are matched piece by piece from now on.")
                 self.network.in_pieces = True
@@ -341,6 +363,14 @@ class LoFTRMatcher:
         tokens, mask = features.network.tokens[0], features.network.mask
         used = tokens if mask is None else tokens[mask[0]]
         return pooled(used.float().cpu().numpy())
+
+
+def _digest_of(network: LoFTR) -> Any:
+    """Of the weights, before anything is made of them that depends on the device."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest
 
 
 def choose_device(name: str) -> torch.device:

@@ -55,6 +55,7 @@ class TrainingConfig:
         processes: that average their gradients; one thread each on a CPU, one per GPU.
         workers: data processes per training process.
         sizes: of the pictures, drawn anew for every step.
+        pairs_factor: times as many pairs as `sizes` says: a GPU is not busy with so few.
         learning_rate: the highest, after `warmup` steps; falls along a cosine to `final_rate` times it.
         weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient.
@@ -89,6 +90,7 @@ class TrainingConfig:
         BatchSize(320, 240, 3, 1500),
         BatchSize(416, 320, 2, 3000),
     )
+    pairs_factor: int = 1
     learning_rate: float = 1.5e-3
     final_rate: float = 0.01
     warmup: int = 200
@@ -116,6 +118,7 @@ class TrainingConfig:
             "minutes must be 0 or more, and finite": 0 <= self.minutes < math.inf,
             "processes must be at least 1": self.processes >= 1,
             "workers must be at least 0": self.workers >= 0,
+            "pairs factor must be at least 1": self.pairs_factor >= 1,
             "learning rate must be greater than 0, and finite": 0 < self.learning_rate < math.inf,
             "seed must be 0 or more": self.seed >= 0,
         }

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -47,12 +48,19 @@ class Batch:
         height, width = self.images0.shape[2:]
         return -(-height // COARSE_STRIDE), -(-width // COARSE_STRIDE)
 
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies while the CPU goes on; called by torch's DataLoader."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
     def to(self, device: torch.device) -> Batch:
         """On the device, with float images."""
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()}
-        moved["images0"], moved["images1"] = moved["images0"].float() / 255, moved["images1"].float() / 255
-        return Batch(**moved)
+        moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, images0=moved.images0.float() / 255, images1=moved.images1.float() / 255)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with each tensor changed."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
 
 
 def collate(samples: list[Sample], seed: int) -> Batch:
@@ -89,7 +97,7 @@ class TrainingBatches(Dataset[Batch]):
             random_sample(
                 np.random.default_rng([config.seed, step, self._rank, k]), self._textures, size_tuple(size)
             )
-            for k in range(size.pairs)
+            for k in range(size.pairs * config.pairs_factor)
         ]
         return collate(samples, seed=hash((config.seed, step, self._rank)) % 2**31)
 

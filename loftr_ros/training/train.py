@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -94,6 +95,9 @@ def parse(arguments: Sequence[str]) -> tuple[Run, bool]:
     )
     parser.add_argument(
         "--workers", type=int, default=defaults.workers, help="data processes for each (%(default)s)"
+    )
+    parser.add_argument(
+        "--pairs-factor", type=int, default=defaults.pairs_factor, help="times as many pairs a step; for a GPU 4 or so"
     )
     parser.add_argument(
         "--learning-rate", type=float, default=defaults.learning_rate, help="highest (%(default)s)"
@@ -224,7 +228,7 @@ class Observer:
         log.drop_rows_after(self._csv, trainer.step if run.resume else -1)
         self._held_out = validation_batches(run.config, run.photos)
         self._bar = tqdm(initial=trainer.step, unit="step", mininterval=10)
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._count, self._saved = 0, time.monotonic()
 
     def after_step(self, result: Losses) -> None:
@@ -238,17 +242,19 @@ class Observer:
             self._save()
 
     def _add(self, result: Losses) -> None:
-        for name, value in vars(result).items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        for name, value in vars(result).items():  # where they are: to fetch each would wait for the GPU
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._count += 1
-        self._bar.update()
-        shown = {name: f"{value / self._count:.3f}" for name, value in self._sums.items()}
-        self._bar.set_postfix(shown, refresh=False)
+        if self._bar.update():
+            self._bar.set_postfix({name: f"{value:.3f}" for name, value in self._means().items()})
+
+    def _means(self) -> dict[str, float]:
+        """Of the losses since the last validation."""
+        return {name: float(value) / self._count for name, value in self._sums.items()}
 
     def _validate(self) -> Scores:
         scores = validate(self._trainer.averaged_network(), self._held_out, self._trainer.device)
-        means = {name: value / self._count for name, value in self._sums.items()}
-        row = {"step": self._trainer.step, "minutes": self._trainer.seconds / 60} | means | vars(scores)
+        row = {"step": self._trainer.step, "minutes": self._trainer.seconds / 60} | self._means() | vars(scores)
         self._sums, self._count = {}, 0
         log.append_row(self._csv, row)
         log.plot(self._csv, self._run.output / "curve.png")

@@ -102,11 +102,12 @@ class Trainer:
     def _update_average(self) -> None:
         # The first steps move fast: average over few of them.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, value in self.network.state_dict().items():  # without gradients, as state dicts are
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        state = self.network.state_dict()  # without gradients, as state dicts are
+        moving = [name for name, value in state.items() if value.is_floating_point()]
+        # One kernel for many tensors, where there is a GPU.
+        torch._foreach_lerp_([self.average[name] for name in moving], [state[name] for name in moving], 1 - decay)
+        for name in state.keys() - set(moving):
+            self.average[name].copy_(state[name])
 
     def averaged_network(self) -> LoFTR:
         """A network with the averaged weights."""

@@ -159,9 +159,9 @@ def _draw_shape(
         cv2.circle(image, place, int(rng.integers(2, 25)), grey, -1, cv2.LINE_AA)
     else:
         letters = "".join(chr(c) for c in rng.integers(48, 91, int(rng.integers(1, 9))))
-        cv2.putText(
-            image, letters, place, int(rng.integers(8)), rng.uniform(0.3, 1.5), grey, thickness, cv2.LINE_AA
-        )
+        ink = np.zeros(image.shape, np.uint8)  # OpenCV 5 writes on nothing else
+        cv2.putText(ink, letters, place, int(rng.integers(8)), rng.uniform(0.3, 1.5), 255, thickness, cv2.LINE_8)
+        image[ink > 0] = grey
 
 
 _KINDS = (octave_noise, bricks, checkers, stripes, clutter, clutter, octave_noise)

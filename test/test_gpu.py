@@ -19,6 +19,7 @@ from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import TrainingBatches
 from loftr_ros.training.trainer import Trainer
+from loftr_ros.uses.attention_weights import follow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -152,6 +153,12 @@ def test_after_leaving_the_gpu_the_weights_are_the_exact_ones(pair):
     assert matcher.fingerprint == exact.fingerprint
 
 
+def test_attention_is_that_of_the_cpu(pair):
+    found, wanted = (follow(load_matcher("tiny", device=device), *pair) for device in ("cuda", "cpu"))
+    assert [layer.name for layer in found.layers] == [layer.name for layer in wanted.layers]
+    np.testing.assert_allclose(found.matching([300, 301]), wanted.matching([300, 301]), atol=1e-6)
+
+
 def test_each_stage_of_the_training_steps_as_on_the_cpu():
     sizes = (BatchSize(128, 96, 2),)
     for stage in ("all", "jitter", "found"):
@@ -163,8 +170,8 @@ def test_each_stage_of_the_training_steps_as_on_the_cpu():
             if stage == "found":
                 trainer.start_from(load_matcher_state())
             first = trainer.train_step(copy.deepcopy(batch))
-            totals.append(float(first.total))
-            last = [float(trainer.train_step(copy.deepcopy(batch)).total) for _ in range(15)]
+            totals.append(first.total.item())
+            last = [trainer.train_step(copy.deepcopy(batch)).total.item() for _ in range(15)]
             assert np.isfinite(last).all()
             if stage == "all":
                 assert last[-1] < totals[-1]

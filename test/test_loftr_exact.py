@@ -45,7 +45,7 @@ def same(found, wanted, least: int) -> None:
 def whole(tokens0, tokens1, grid0, grid1, threshold, border, mask0=None, mask1=None):
     """By the matrix of all pairs, in double precision."""
     scores = similarity(tokens0.double(), tokens1.double(), TEMPERATURE, mask0, mask1)
-    return select(nearest(scores), grid0, grid1, threshold, border, mask0, mask1)
+    return select(nearest(scores, grid0, grid1, border, mask0, mask1), threshold)
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.2, 0.5])

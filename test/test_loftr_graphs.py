@@ -10,7 +10,9 @@ from torch import nn
 
 from loftr_ros.loftr import compiled, graphs
 from loftr_ros.loftr.coarse_matching import CoarseMatches
-from loftr_ros.loftr.folding import fold_batch_norms, halve, pad_channels
+from loftr_ros.loftr.folding import fold_batch_norms, pad_channels
+from loftr_ros.loftr.fused import FusedEncoderLayer, suit_gpu
+from loftr_ros.loftr.transformer import EncoderLayer, Transformer
 
 
 class Recorder:
@@ -144,13 +146,50 @@ def test_padded_channels_change_nothing():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_shorter_weights_are_those_that_autocast_makes_each_time():
-    network = lively("tiny", 0, gain=0.6)
-    image = torch.from_numpy(texture(96, 128, 53))[None, None] / 255.0
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        wanted = network.extract(image)
-        halve(network, torch.bfloat16)
-        found = network.extract(image)
-    assert network.loftr_coarse.layers[0].q_proj.weight.dtype == torch.bfloat16
-    assert network.loftr_coarse.layers[0].norm1.weight.dtype == torch.float32
-    assert torch.equal(found.tokens, wanted.tokens) and torch.equal(found.fine, wanted.fine)
+@pytest.mark.parametrize(("dim", "heads"), [(64, 4), (256, 8)])
+def test_a_fused_layer_answers_as_the_layer(dim, heads):
+    torch.manual_seed(0)
+    layer = EncoderLayer(dim, heads).eval()
+    x, source = torch.randn(2, 70, dim), torch.randn(2, 50, dim)
+    x_mask, source_mask = torch.rand(2, 70) > 0.3, torch.rand(2, 50) > 0.3
+    with torch.inference_mode():
+        fused = FusedEncoderLayer(layer)
+        for given in ((x, x), (x, source), (x, source, x_mask, source_mask), (x, x, x_mask, x_mask)):
+            wanted, found = layer(*given), fused(*given)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+            assert (wanted - given[0]).abs().mean() > 0.1, "the layer does something"
+
+
+def test_images_in_one_batch_give_the_same_tokens():
+    torch.manual_seed(1)
+    transformer = Transformer(64, 4, ("self", "cross") * 2).eval()
+    tokens, masks = torch.randn(2, 1, 60, 64), torch.rand(2, 1, 60) > 0.3
+    with torch.inference_mode():
+        fewer = (tokens[0], tokens[1][:, :50])
+        for given in ((*tokens, None, None), (*tokens, *masks), (*fewer, None, None), (*tokens, masks[0], None)):
+            transformer.in_batches = False
+            wanted = transformer.together(*given)
+            transformer.in_batches = True
+            for a, b in zip(transformer.together(*given), wanted):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["tiny", "outdoor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_for_a_gpu_finds_the_same(size, dtype):
+    network = lively(size, 0, gain=0.6 if size == "tiny" else 0.4)
+    network.threshold = 0.01
+    fold_batch_norms(network.backbone)
+    image = torch.from_numpy(texture(120, 160, 54))[None, None] / 255.0
+    with torch.inference_mode():
+        wanted = network(image, image.roll(16, dims=3))
+        suit_gpu(network, dtype)
+        found = network(image, image.roll(16, dims=3))
+    assert found.points1.dtype == torch.float32 and len(wanted.cell0) > 50
+    common = torch.isin(found.cell0, wanted.cell0).sum() / max(len(found.cell0), len(wanted.cell0))
+    assert common == 1 if dtype == torch.float32 else common > 0.8
+    if dtype == torch.float32:
+        torch.testing.assert_close(found.points1, wanted.points1, rtol=0, atol=0.01)
+    kept = {name: p.dtype for name, p in network.named_parameters()}
+    assert {d for name, d in kept.items() if not name.startswith("refinement.")} == {dtype}
+    assert {d for name, d in kept.items() if name.startswith("refinement.")} <= {torch.float32}

@@ -67,7 +67,7 @@ def match_cells(
         tokens0, tokens1: [B, L, C] and [B, S, C].
         grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
         mask0: [B, L] and mask1: [B, S], False for ignored cells.
-        nearest_of: what does the work of `nearest_of_tokens` where the matrix is kept; None: that itself.
+        nearest_of: what does `nearest_of_tokens`' work where the matrix is kept; None: that itself.
     """
     with torch.autocast(tokens0.device.type, enabled=False):
         tokens0, tokens1 = tokens0.float(), tokens1.float()
@@ -76,15 +76,22 @@ def match_cells(
             pairs = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
             if pairs is not None:
                 return _joined(pairs, grid0, grid1, border)
-        found = (nearest_of or nearest_of_tokens)(tokens0, tokens1, temperature, mask0, mask1)
-        return select(found, grid0, grid1, threshold, border, mask0, mask1)
+        find = nearest_of or nearest_of_tokens
+        return select(find(tokens0, tokens1, temperature, grid0, grid1, border, mask0, mask1), threshold)
 
 
 def nearest_of_tokens(
-    tokens0: Tensor, tokens1: Tensor, temperature: float, mask0: Tensor | None, mask1: Tensor | None
+    tokens0: Tensor,
+    tokens1: Tensor,
+    temperature: float,
+    grid0: tuple[int, int],
+    grid1: tuple[int, int],
+    border: int,
+    mask0: Tensor | None = None,
+    mask1: Tensor | None = None,
 ) -> Nearest:
     """`nearest` of the tokens' `similarity`."""
-    return nearest(similarity(tokens0, tokens1, temperature, mask0, mask1))
+    return nearest(similarity(tokens0, tokens1, temperature, mask0, mask1), grid0, grid1, border, mask0, mask1)
 
 
 def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
@@ -132,43 +139,37 @@ def log_assignment(scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each cell of image 0 [B, L]: the most probable cell of image 1, its probability, and if that is mutual."""
+    """For each cell of image 0 [B, L]: the most probable cell of image 1, and its probability: 0 where not mutual."""
 
     cell1: Tensor
     probability: Tensor
-    mutual: Tensor
 
 
-def nearest(scores: Tensor) -> Nearest:
-    """Nearest neighbours of the dual softmax of scores [B, L, S] from `similarity`."""
-    # log P(i, j) = 2 S(i, j) - r(i) - c(j): no second matrix of that size is needed to rank a row or a column.
-    scores = scores.float()
-    rows, columns = torch.logsumexp(scores, dim=2), torch.logsumexp(scores, dim=1)
-    scores = scores * 2
-    best, cell1 = (scores - columns[:, None]).max(dim=2)
-    best_row = (scores - rows[:, :, None]).argmax(dim=1)
-    cells = torch.arange(scores.shape[1], device=scores.device)
-    return Nearest(cell1, torch.exp(best - rows), torch.gather(best_row, 1, cell1) == cells)
-
-
-def select(
-    found: Nearest,
+def nearest(
+    scores: Tensor,
     grid0: tuple[int, int],
     grid1: tuple[int, int],
-    threshold: float,
     border: int,
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
-) -> CoarseMatches:
-    """The matches of `match_cells` among the nearest neighbours."""
-    keep = found.mutual & (found.probability > threshold)
-    keep &= _inside(grid0, border, keep.device)
-    keep &= _inside(grid1, border, keep.device)[found.cell1]
+) -> Nearest:
+    """Mutual nearest neighbours of the dual softmax, away from the border, from scores [B, L, S] of `similarity`."""
+    log_p = log_assignment(scores.float())
+    best, cell1 = log_p.max(dim=2)
+    cells = torch.arange(scores.shape[1], device=scores.device)
+    keep = torch.gather(log_p.argmax(dim=1), 1, cell1) == cells
+    keep &= _inside(grid0, border, scores.device)
+    keep &= _inside(grid1, border, scores.device)[cell1]
     if mask0 is not None:
         keep &= mask0
     if mask1 is not None:
-        keep &= torch.gather(mask1, 1, found.cell1)
-    batch, cell0 = torch.where(keep)
+        keep &= torch.gather(mask1, 1, cell1)
+    return Nearest(cell1, torch.exp(best) * keep)
+
+
+def select(found: Nearest, threshold: float) -> CoarseMatches:
+    """The matches of `match_cells` among the nearest neighbours."""
+    batch, cell0 = torch.where(found.probability > threshold)
     return CoarseMatches(batch, cell0, found.cell1[batch, cell0], found.probability[batch, cell0])
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -42,10 +41,3 @@ def pad_channels(module: nn.Module, multiple: int = 8) -> None:
         if conv.bias is not None:
             conv.bias = nn.Parameter(F.pad(conv.bias.data, (0, outputs)), requires_grad=False)
         conv.out_channels, conv.in_channels = conv.out_channels + outputs, conv.in_channels + inputs
-
-
-def halve(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of products in a shorter type, in place, so that autocast need not shorten them each time."""
-    for part in module.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            part.to(dtype)

@@ -7,6 +7,7 @@ Sun et al., "LoFTR: Detector-Free Local Feature Matching with Transformers", CVP
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,7 @@ class LoFTR(nn.Module):
         max_matches: only so many coarse matches are refined and kept, per batch, those of `most_useful`; 0: all.
         in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
         windows_at_once: number of matches in a piece.
+        short_products: factors of similarities may be rounded to 11 bits, which those of half precision have anyway.
     """
 
     def __init__(self, config: LoFTRConfig, threshold: float = 0.2) -> None:
@@ -132,6 +134,7 @@ class LoFTR(nn.Module):
         self.max_matches = 0
         self.in_pieces = False
         self.windows_at_once = 512
+        self.short_products = False
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
@@ -168,7 +171,7 @@ class LoFTR(nn.Module):
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
         if self.config.normalize_input:
             image = standardized(image)
-        return self.backbone(image)
+        return self.backbone(image.to(self.backbone.conv1.weight.dtype))
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None
@@ -230,11 +233,14 @@ class LoFTR(nn.Module):
             nearest_of=self.nearest,
         )
 
-    def nearest(
-        self, tokens0: Tensor, tokens1: Tensor, temperature: float, mask0: Tensor | None, mask1: Tensor | None
-    ) -> Nearest:
-        """Where the matrix of all pairs of cells is kept: on a GPU."""
-        return coarse_matching.nearest_of_tokens(tokens0, tokens1, temperature, mask0, mask1)
+    def nearest(self, tokens0: Tensor, tokens1: Tensor, *about: Any) -> Nearest:
+        """`coarse_matching.nearest_of_tokens`: where the matrix of all pairs of cells is kept, on a GPU."""
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = before or self.short_products
+        try:
+            return coarse_matching.nearest_of_tokens(tokens0, tokens1, *about)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
 
     def refine(
         self,

@@ -74,11 +74,16 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A sequence of self- and cross-attention layers over the tokens of two images."""
+    """A sequence of self- and cross-attention layers over the tokens of two images.
+
+    Attributes:
+        in_batches: self-attention treats both images in one batch, where they have the same size.
+    """
 
     def __init__(self, dim: int, heads: int, names: tuple[str, ...]) -> None:
         super().__init__()
         self.names = names
+        self.in_batches = False
         self.layers = nn.ModuleList(EncoderLayer(dim, heads) for _ in names)
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -100,8 +105,13 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Apply the other layers to both images' tokens [B, L, C] and [B, S, C], already through `alone`."""
         start = self.leading_self_layers
+        in_batches = self.in_batches and tokens0.shape == tokens1.shape and (mask0 is None) == (mask1 is None)
+        mask = torch.cat([mask0, mask1]) if in_batches and mask0 is not None and mask1 is not None else None
         for layer, name in zip(self.layers[start:], self.names[start:]):
-            if name == "self":
+            if name == "self" and in_batches:
+                both = torch.cat([tokens0, tokens1])
+                tokens0, tokens1 = layer(both, both, mask, mask).chunk(2)
+            elif name == "self":
                 tokens0 = layer(tokens0, tokens0, mask0, mask0)
                 tokens1 = layer(tokens1, tokens1, mask1, mask1)
             else:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from loftr_ros.errors import ExhaustedError
 from loftr_ros.loftr import CoarseStage, ImageFeatures, LoFTR, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.loftr.folding import fold_batch_norms, halve, pad_channels
+from loftr_ros.loftr.folding import fold_batch_norms
+from loftr_ros.loftr.fused import suit_gpu
 from loftr_ros.loftr.graphs import graph_parts
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
@@ -115,7 +115,7 @@ class LoFTRMatcher:
         self.precision = self._suitable(precision)
         fold_batch_norms(self.network.backbone)
         self._digest = _digest_of(self.network)
-        self._on_cpu: LoFTR | None = None  # the exact network, where the one in use is another
+        self._exact: LoFTR | None = None  # on the CPU, where the network in use is another
         if self.device.type == "cuda":
             self._suit_gpu(compile_network)
         else:
@@ -127,10 +127,8 @@ class LoFTRMatcher:
 
     def _suit_gpu(self, compile_network: bool) -> None:
         """The same network in the precision that was chosen, and recorded where it is not compiled."""
-        if self.precision != torch.float32:
-            self._on_cpu = copy.deepcopy(self.network)
-            pad_channels(self.network.backbone)
-            halve(self.network, self.precision)
+        self._exact = copy.deepcopy(self.network)
+        suit_gpu(self.network, self.precision)
         if not compile_network:
             graph_parts(self.network)
 
@@ -187,13 +185,24 @@ class LoFTRMatcher:
         if self.device.type == "cpu":
             raise ExhaustedError("LoFTR ran out of memory on the CPU, with the smallest images too.")
         _LOG.warning("LoFTR ran out of memory: it runs on the CPU from now on.")
+        self.max_side = self._wanted_side
+        self._go_to_cpu()
+
+    def _go_to_cpu(self) -> None:
         self.device = torch.device("cpu")
         self.precision = self._suitable("auto" if self._wanted_precision == "auto" else "float32")
-        self.max_side = self._wanted_side
-        if self._on_cpu is not None:
-            self._on_cpu.threshold, self._on_cpu.max_matches = self.network.threshold, self.network.max_matches
-            self.network = self._on_cpu
-        self.network.to(self.device)
+        self._last = None
+        if self._exact is not None:
+            self._exact.threshold, self._exact.max_matches = self.network.threshold, self.network.max_matches
+            self.network = self._exact
+
+    def on_cpu(self) -> LoFTRMatcher:
+        """One with the network as it was trained, on the CPU, to look inside: this one where it is there already."""
+        if self.device.type == "cpu":
+            return self
+        other = copy.copy(self)
+        other._go_to_cpu()
+        return other
 
     def _suitable(self, precision: str) -> torch.dtype:
         return choose_precision(precision, self.device, self.network.config.bears_bfloat16)
@@ -209,7 +218,9 @@ class LoFTRMatcher:
         return FrameFeatures(features, place.scale, place.corner)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        """For the CPU; what `suit_gpu` made needs none."""
+        short = self.device.type == "cpu" and self.precision != torch.float32
+        return torch.autocast("cpu", torch.bfloat16, enabled=short)
 
     def _uploaded(self, image: Tensor) -> Tensor:
         """On the device: as bytes, and without waiting for the copy."""
@@ -294,16 +305,15 @@ class LoFTRMatcher:
         self, features0: FrameFeatures, features1: FrameFeatures, wanted: NDArray[np.int64] | None, back: bool
     ) -> LoFTROutput:
         first, second = features0.network, features1.network
-        with nullcontext() if self.device.type == "cpu" else self._autocast():
-            if back and self._last is not None and self._last[0] is first and self._last[1] is second:
-                stage = self._last[2]
-            else:
-                stage = self._coarse(first, second)
-            if back:
-                first, second, stage = second, first, stage.swapped()
-            cells = None if wanted is None else self._cells(wanted, first)
-            most = self._most_new if back else self._most(wanted)
-            return self.network.match(first, second, stage.best(most, first.grid, cells))
+        if back and self._last is not None and self._last[0] is first and self._last[1] is second:
+            stage = self._last[2]
+        else:
+            stage = self._coarse(first, second)
+        if back:
+            first, second, stage = second, first, stage.swapped()
+        cells = None if wanted is None else self._cells(wanted, first)
+        most = self._most_new if back else self._most(wanted)
+        return self.network.match(first, second, stage.best(most, first.grid, cells))
 
     def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
         """The coarse stage, kept for the way back."""

@@ -192,8 +192,9 @@ def train(rank: int, run: Run) -> None:
         trainer.load_checkpoint(run.checkpoint)
     elif run.init:
         trainer.start_from(read_state_dict(run.init))
+    data = batches(run, rank, trainer.step)  # made beside what follows
     observer = Observer(run, trainer) if rank == 0 else None
-    for batch in batches(run, rank, trainer.step):
+    for batch in data:
         result = trainer.train_step(batch)
         if observer:
             observer.after_step(result)

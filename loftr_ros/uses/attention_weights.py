@@ -27,6 +27,7 @@ from loftr_ros.loftr.coarse_matching import similarity
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.transformer import EncoderLayer
 from loftr_ros.matching import Matcher
+from loftr_ros.matching.loftr import LoFTRMatcher
 from loftr_ros.types import Array, Image
 
 
@@ -128,9 +129,10 @@ def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
     Raises:
         InputError: the matcher is no LoFTR.
     """
-    network = getattr(matcher, "network", None)
-    if not isinstance(network, LoFTR):
+    if not isinstance(matcher, LoFTRMatcher):
         raise InputError(f"The matcher '{matcher.name}' has no attention; take a LoFTR.")
+    matcher = matcher.on_cpu()  # a GPU's network has its layers fused
+    network = matcher.network
     calls = _Calls()
     with calls.watching(network):
         features0 = matcher.extract(image0)

@@ -261,10 +261,11 @@ def test_precision_follows_the_processor(tmp_path, monkeypatch, flags, wanted):
         info.write_text(flags)
     monkeypatch.setattr(loftr, "_CPU_INFO", info)
     cpu = torch.device("cpu")
-    assert choose_precision("auto", cpu, bears_bfloat16=True) == getattr(torch, wanted)
+    assert choose_precision("auto", cpu, bears_half=True) == getattr(torch, wanted)
     assert choose_precision("auto", cpu) == torch.float32  # published sizes stay what they are
-    assert choose_precision("auto", torch.device("cuda"), bears_bfloat16=True) == torch.float32
-    assert choose_precision("float32", cpu, bears_bfloat16=True) == torch.float32
+    assert choose_precision("auto", torch.device("cuda"), bears_half=True) == torch.float16
+    assert choose_precision("auto", torch.device("cuda")) == torch.float32
+    assert choose_precision("float32", cpu, bears_half=True) == torch.float32
     assert choose_precision("bfloat16", cpu) == torch.bfloat16
 
 

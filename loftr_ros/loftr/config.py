@@ -30,7 +30,7 @@ class LoFTRConfig:
         most_matches: so many matches give the poses of all of them on real sequences, in less time; 0: not measured.
         most_new: so many suffice for a new keyframe's depths, by its matches with the one before; 0: not measured.
         most_tracked: so many do where points are followed whose depth is known; 0: not measured.
-        bears_bfloat16: features in bfloat16 are as good as those in float32; False: not measured.
+        bears_half: features in half precision (bfloat16, float16) are as good as those in float32; False: not measured.
     """
 
     initial_dim: int = 128
@@ -53,7 +53,7 @@ class LoFTRConfig:
     most_matches: int = 0
     most_new: int = 0
     most_tracked: int = 0
-    bears_bfloat16: bool = False
+    bears_half: bool = False
 
     @property
     def coarse_dim(self) -> int:
@@ -78,6 +78,6 @@ CONFIGS: dict[str, LoFTRConfig] = {
         most_matches=1000,
         most_new=500,
         most_tracked=350,
-        bears_bfloat16=True,
+        bears_half=True,
     ),
 }

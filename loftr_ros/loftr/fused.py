@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loftr_ros.loftr.backbone import Backbone, BasicBlock
 from loftr_ros.loftr.folding import pad_channels
 from loftr_ros.loftr.model import LoFTR
 from loftr_ros.loftr.transformer import EncoderLayer, Transformer
@@ -71,6 +72,40 @@ def _positive(x: Tensor) -> Tensor:
     return F.elu(x).add_(1)
 
 
+class FusedConv(nn.Module):
+    """A convolution and the ReLU after it, in one kernel where there is a GPU.
+
+    Args:
+        conv: with a bias.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """relu(conv(x) + shortcut)."""
+        conv = self.conv
+        if x.device.type != "cuda":
+            y = conv(x)
+            return (y if shortcut is None else y + shortcut).relu_()
+        how = (conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if shortcut is None:
+            return torch.cudnn_convolution_relu(x, conv.weight, *how)
+        return torch.cudnn_convolution_add_relu(x, conv.weight, shortcut, 1.0, *how)
+
+
+class FusedBlock(nn.Module):
+    """A `BasicBlock` whose batch norms are folded."""
+
+    def __init__(self, block: BasicBlock) -> None:
+        super().__init__()
+        self.first, self.second, self.downsample = FusedConv(block.conv1), FusedConv(block.conv2), block.downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x), x if self.downsample is None else self.downsample(x))
+
+
 def suit_gpu(network: LoFTR, dtype: torch.dtype) -> None:
     """Change a network whose batch norms are folded, in place: for evaluation on a GPU, without autocast.
 
@@ -78,15 +113,22 @@ def suit_gpu(network: LoFTR, dtype: torch.dtype) -> None:
     """
     if dtype != torch.float32:
         pad_channels(network.backbone)
-    _fuse(network.loftr_coarse)
-    network.loftr_fine.in_batches = True  # its windows are many and small: their heads are better kept apart
+    _fuse_convolutions(network.backbone)
+    _fuse_layers(network.loftr_coarse)  # not of the fine one: its windows are many and small
+    network.loftr_coarse.in_batches = network.loftr_fine.in_batches = True
     for part in (network.backbone, network.loftr_coarse, network.fine_preprocess, network.loftr_fine):
         part.to(dtype)
     network.short_products = dtype != torch.float32
 
 
-def _fuse(transformer: Transformer) -> None:
-    transformer.in_batches = True
+def _fuse_layers(transformer: Transformer) -> None:
     for k, layer in enumerate(transformer.layers):
         assert isinstance(layer, EncoderLayer)
         transformer.layers[k] = FusedEncoderLayer(layer)
+
+
+def _fuse_convolutions(backbone: Backbone) -> None:
+    backbone.conv1, backbone.relu = FusedConv(backbone.conv1), nn.Identity()  # type: ignore[assignment]
+    for blocks in (backbone.layer1, backbone.layer2, backbone.layer3):
+        for k, block in enumerate(blocks):
+            blocks[k] = FusedBlock(block)

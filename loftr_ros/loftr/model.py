@@ -171,7 +171,7 @@ class LoFTR(nn.Module):
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
         if self.config.normalize_input:
             image = standardized(image)
-        return self.backbone(image.to(self.backbone.conv1.weight.dtype))
+        return self.backbone(image.to(self.backbone.layer3_outconv.weight.dtype))
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None

@@ -68,8 +68,8 @@ class LoFTRMatcher:
         max_side: images are shrunk until their longer side is this; 0: never.
         threshold: least confidence.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
-        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto": bfloat16 for sizes that bear it on a CPU
-            that has units for it, else float32. Probabilities and sub-pixel positions are computed in float32 anyway.
+        precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto": for sizes that bear it float16 on a GPU
+            and bfloat16 on a CPU that has units for it, else float32. Probabilities and sub-pixel positions are computed in float32 anyway.
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
@@ -205,7 +205,7 @@ class LoFTRMatcher:
         return other
 
     def _suitable(self, precision: str) -> torch.dtype:
-        return choose_precision(precision, self.device, self.network.config.bears_bfloat16)
+        return choose_precision(precision, self.device, self.network.config.bears_half)
 
     def _extract(self, image: Image, zoom: float) -> FrameFeatures:
         height, width = image.shape
@@ -392,12 +392,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device, bears_bfloat16: bool = False) -> torch.dtype:
+def choose_precision(name: str, device: torch.device, bears_half: bool = False) -> torch.dtype:
     """Raises RuntimeError for float16 on a CPU, which has no units for it."""
     if name == "float16" and device.type == "cpu":
         raise RuntimeError("precision is float16, which needs a GPU; use float32 or bfloat16 on a CPU")
-    if name == "auto":
-        name = "bfloat16" if bears_bfloat16 and device.type == "cpu" and multiplies_bfloat16() else "float32"
+    if name == "auto" and device.type == "cpu":
+        name = "bfloat16" if bears_half and multiplies_bfloat16() else "float32"
+    elif name == "auto":
+        name = "float16" if bears_half else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 

@@ -139,11 +139,11 @@ class MatcherConfig(Group):
     precision: str = setting(
         "auto",
         "Numbers that LoFTR computes with; bfloat16 is for GPUs and new CPUs, float16 for GPUs; auto: float32, but for "
-        "`tiny` on a CPU with instructions for bfloat16.",
+        "`tiny` float16 on a GPU, and bfloat16 on a CPU with instructions for it.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     compile: bool = setting(
-        False, "Compile LoFTR for its input size with torch.compile; on a GPU as CUDA graphs. Takes a minute."
+        False, "Compile LoFTR for its input size with torch.compile, which takes a minute; a GPU has CUDA graphs without."
     )
     threshold: float = setting(
         0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False

@@ -121,7 +121,7 @@ def test_the_odometry_follows_the_room(compile_network, caplog):
     assert not [record for record in caplog.records if "failed" in record.getMessage()]
 
 
-def test_without_memory_the_answers_come_from_the_cpu(pair, caplog):
+def test_without_memory_smaller_images_or_the_cpu_give_the_answers(pair, caplog):
     """The GPU of this process is as good as full."""
     matcher = load_matcher("tiny", device="cuda", precision="float16")
     wanted = load_matcher("tiny", device="cpu", precision="float32").match(*pair)
@@ -134,11 +134,14 @@ def test_without_memory_the_answers_come_from_the_cpu(pair, caplog):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) >= 2 and all("ran out of memory" in message for message in messages)
-    assert len(found) > 0 and "on the CPU from now on" in messages[-1]
-    assert matcher.device.type == "cpu" and matcher.precision == torch.float32 and matcher.max_side == 640
-    share, apart = agreement(wanted, matcher.match(*pair))
-    assert share > 0.95 and apart < 0.02
+    assert messages and all("ran out of memory" in message for message in messages)
+    assert len(found) > 0
+    if matcher.device.type == "cuda":  # the smallest images still fitted in what it had
+        assert matcher.max_side < 320
+    else:
+        assert matcher.precision == torch.float32 and matcher.max_side == 640
+        share, apart = agreement(wanted, matcher.match(*pair))
+        assert share > 0.95 and apart < 0.02
 
 
 def test_after_leaving_the_gpu_the_weights_are_the_exact_ones(pair):

@@ -143,7 +143,8 @@ class MatcherConfig(Group):
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     compile: bool = setting(
-        False, "Compile LoFTR for its input size with torch.compile, which takes a minute; a GPU has CUDA graphs without."
+        False,
+        "Compile LoFTR for its input size with torch.compile, which takes a minute; a GPU has CUDA graphs without.",
     )
     threshold: float = setting(
         0.2, "Least confidence of a coarse LoFTR match.", minimum=0.0, maximum=1.0, read_only=False

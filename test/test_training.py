@@ -1,6 +1,7 @@
 # Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """Training: data, losses, exact resumption, whole checkpoints."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -219,6 +220,28 @@ def test_larger_pictures_come_later():
     config = TrainingConfig(sizes=(BatchSize(96, 64, 1), BatchSize(320, 240, 1, 100)))
     assert {size_of_step(config, step).width for step in range(100)} == {96}
     assert {size_of_step(config, step).width for step in range(100, 140)} == {96, 320}
+
+
+def test_a_gpu_may_have_more_pairs_a_step(tmp_path, capsys):
+    config = dataclasses.replace(SMALL, sizes=(BatchSize(96, 64, 2),))
+    few, many = (
+        TrainingBatches(dataclasses.replace(config, pairs_factor=factor), None, rank=0)[5] for factor in (1, 3)
+    )
+    assert len(few.images0) == 2 and len(many.images0) == len(many.points01) == 6
+    assert torch.equal(many.images0[:2], few.images0) and not torch.equal(many.images0[2:4], few.images0)
+    assert cli.run(command.main, ["--output", str(tmp_path), "--pairs-factor", "0"]) == 2
+    assert "pairs factor" in capsys.readouterr().err
+
+
+def test_the_log_holds_the_means_of_the_losses(tmp_path, monkeypatch):
+    run = command.Run(dataclasses.replace(SMALL, steps=4, validate_every=4, stage="all"), tmp_path, None, None, False)
+    step, seen = Trainer.train_step, []
+    monkeypatch.setattr(Trainer, "train_step", lambda self, batch: seen.append(step(self, batch)) or seen[-1])
+    command.train(0, run)
+    row = next(csv.DictReader((tmp_path / "log.csv").open()))
+    assert int(row["step"]) == 4
+    assert float(row["total"]) == pytest.approx(sum(each.total.item() for each in seen) / 4, rel=1e-4)
+    assert float(row["fine"]) == pytest.approx(sum(each.fine.item() for each in seen) / 4, rel=1e-4)
 
 
 def test_validation_of_an_untrained_network_is_poor_but_valid():

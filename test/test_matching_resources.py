@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from support import is_one_sentence, lively, texture
 
+from loftr_ros import cli
 from loftr_ros.config import limits_of, settings
 from loftr_ros.errors import ConfigError, ExhaustedError
 from loftr_ros.loftr import CONFIGS, compiled
@@ -348,3 +351,23 @@ def test_openblas_leaves_the_cores_to_torch(weights):
     tiny(weights)
     counts = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
     assert set(counts) <= {1} and torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks libgomp, the threads of torch on Linux")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_spin_briefly_unless_the_user_says_how_long(given, wanted):
+    environment = {k: v for k, v in cli.environment().items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    said = subprocess.run(
+        [sys.executable, "-c", "import loftr_ros, torch"],
+        env=environment | given | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stderr
+    if "GOMP_SPINCOUNT" not in said:
+        pytest.skip("this torch has no libgomp")
+    assert f"GOMP_SPINCOUNT = '{wanted}'" in said

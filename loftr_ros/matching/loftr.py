@@ -8,7 +8,6 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -115,7 +114,6 @@ class LoFTRMatcher:
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
         fold_batch_norms(self.network.backbone)
-        self._digest = _digest_of(self.network)
         self._exact: LoFTR | None = None  # on the CPU, where the network in use is another
         if self.device.type == "cuda":
             self._suit_gpu(compile_network)
@@ -143,7 +141,10 @@ class LoFTRMatcher:
 
     @property
     def fingerprint(self) -> str:
-        digest = self._digest.copy()
+        digest = hashlib.sha256()
+        network = self.network if self._exact is None else self._exact  # the same on all devices
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         if self.mask is not None:
             digest.update(self.mask.tobytes())
         return f"{self.name} {self.max_side} {digest.hexdigest()}"
@@ -374,14 +375,6 @@ class LoFTRMatcher:
         tokens, mask = features.network.tokens[0], features.network.mask
         used = tokens if mask is None else tokens[mask[0]]
         return pooled(used.float().cpu().numpy())
-
-
-def _digest_of(network: LoFTR) -> Any:
-    """Of the weights, before anything is made of them that depends on the device."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest
 
 
 def choose_device(name: str) -> torch.device:

@@ -266,8 +266,6 @@ def test_precision_follows_the_processor(tmp_path, monkeypatch, flags, wanted):
     cpu = torch.device("cpu")
     assert choose_precision("auto", cpu, bears_half=True) == getattr(torch, wanted)
     assert choose_precision("auto", cpu) == torch.float32  # published sizes stay what they are
-    assert choose_precision("auto", torch.device("cuda"), bears_half=True) == torch.float16
-    assert choose_precision("auto", torch.device("cuda")) == torch.float32
     assert choose_precision("float32", cpu, bears_half=True) == torch.float32
     assert choose_precision("bfloat16", cpu) == torch.bfloat16
 
@@ -351,6 +349,15 @@ def test_openblas_leaves_the_cores_to_torch(weights):
     tiny(weights)
     counts = [library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"]
     assert set(counts) <= {1} and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("capability", "wanted"), [((6, 1), "float32"), ((7, 2), "float16"), ((9, 0), "float16")])
+def test_precision_follows_the_gpu(monkeypatch, capability, wanted):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda")
+    assert choose_precision("auto", gpu, bears_half=True) == getattr(torch, wanted)
+    assert choose_precision("auto", gpu) == torch.float32
+    assert choose_precision("float16", gpu) == torch.float16
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks libgomp, the threads of torch on Linux")

@@ -86,7 +86,7 @@ class FusedConv(nn.Module):
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """relu(conv(x) + shortcut)."""
         conv = self.conv
-        if x.device.type != "cuda":
+        if x.device.type != "cuda" or torch.version.hip is not None:  # AMD's GPUs have no cuDNN
             y = conv(x)
             return (y if shortcut is None else y + shortcut).relu_()
         how = (conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -35,11 +36,12 @@ class Graphed:
         function: on one GPU, without decisions that depend on what the tensors hold.
         rows: places of the arguments whose tensors have a row for each match. Of those there is another number each
             time: the last row is repeated until there is a power of two of them, and the results are cut again.
+        search: let cuDNN try which of its kernels are the fastest.
     """
 
-    def __init__(self, function: Callable[..., Any], rows: tuple[int, ...] = ()) -> None:
+    def __init__(self, function: Callable[..., Any], rows: tuple[int, ...] = (), search: bool = False) -> None:
         self._plain = function
-        self._rows = rows
+        self._rows, self._search = rows, search
         self._recordings: OrderedDict[Any, _Recording] | None = OrderedDict()
 
     def __call__(self, *arguments: Any) -> Any:
@@ -73,7 +75,8 @@ class Graphed:
         assert self._recordings is not None
         key = shape_of(arguments)
         if key not in self._recordings:
-            self._recordings[key] = _Recording(self._plain, arguments)
+            with _search_for_kernels(self._search):
+                self._recordings[key] = _Recording(self._plain, arguments)
             if len(self._recordings) > _MOST_GRAPHS:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
@@ -88,14 +91,13 @@ class _Recording:
         self._inputs = list(tensors_of(places))
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 function(*places)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
-        recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True), recording:
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._results = function(*places)
 
     def replay(self, arguments: tuple[Any, ...]) -> Any:
@@ -106,10 +108,23 @@ class _Recording:
         return self._results
 
 
-def graph_parts(network: LoFTR) -> None:
-    """Record, in place, what needs no answer from the GPU in between. Undone by `undo_compilation`."""
+@contextmanager
+def _search_for_kernels(wanted: bool) -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def graph_parts(network: LoFTR, dtype: torch.dtype) -> None:
+    """Record, in place, what needs no answer from the GPU in between. Undone by `undo_compilation`.
+
+    dtype: that the network computes with. In float32 some of cuDNN's kernels take tens of GB: none is tried there.
+    """
     for module, name, rows in parts(network):
-        setattr(module, name, Graphed(getattr(module, name), rows))
+        setattr(module, name, Graphed(getattr(module, name), rows, search=dtype != torch.float32))
 
 
 def rows_for(count: int) -> int:

@@ -129,7 +129,7 @@ class LoFTRMatcher:
         self._exact = copy.deepcopy(self.network)
         suit_gpu(self.network, self.precision)
         if not compile_network:
-            graph_parts(self.network)
+            graph_parts(self.network, self.precision)
 
     @property
     def threshold(self) -> float:
@@ -393,7 +393,7 @@ def choose_precision(name: str, device: torch.device, bears_half: bool = False) 
     if name == "auto" and device.type == "cpu":
         name = "bfloat16" if bears_half and multiplies_bfloat16() else "float32"
     elif name == "auto":
-        name = "float16" if bears_half else "float32"
+        name = "float16" if bears_half and multiplies_float16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
@@ -404,6 +404,11 @@ def multiplies_bfloat16() -> bool:
     except OSError:
         return False
     return not _BFLOAT16_FLAGS.isdisjoint(words)
+
+
+def multiplies_float16(device: torch.device) -> bool:
+    """Whether the GPU has units for products of float16, as NVIDIA's have since Volta."""
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from support import lively, texture
 
 from loftr_ros.loftr import coarse_matching
-from loftr_ros.loftr.coarse_matching import match_cells, nearest, select, similarity
+from loftr_ros.loftr.coarse_matching import match_cells, nearest, select
 from loftr_ros.loftr.fine_matching import gather_windows
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.linear import project
@@ -44,8 +44,8 @@ def same(found, wanted, least: int) -> None:
 
 def whole(tokens0, tokens1, grid0, grid1, threshold, border, mask0=None, mask1=None):
     """By the matrix of all pairs, in double precision."""
-    scores = similarity(tokens0.double(), tokens1.double(), TEMPERATURE, mask0, mask1)
-    return select(nearest(scores, grid0, grid1, border, mask0, mask1), threshold)
+    tokens0, tokens1 = tokens0.double(), tokens1.double()
+    return select(nearest(tokens0, tokens1, TEMPERATURE, grid0, grid1, border, mask0, mask1), threshold)
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.2, 0.5])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
@@ -106,6 +107,28 @@ def test_out_of_memory_while_matching_in_pieces_leaves_the_gpu(weights):
     found = matcher.match_features(features, features)
     assert matcher.network.in_pieces and matcher.device.type == "cpu"
     np.testing.assert_array_equal(found.index0, wanted.index0)
+
+
+def test_a_lack_of_memory_ends_what_only_saves_time(weights):
+    """Recordings hold memory for each size of images."""
+    matcher, image = tiny(weights), texture(240, 320, 42)
+    matcher.network.features = matcher.network.features  # as a recording stands there
+    matcher.network.extract = fail_above(10_000, matcher.network.extract)
+    matcher.extract(image)
+    assert "features" not in vars(matcher.network)
+
+
+def test_the_network_to_look_inside_is_the_exact_one_on_the_cpu(weights):
+    matcher = tiny(weights)
+    assert matcher.on_cpu() is matcher
+    exact, in_use = matcher.network, copy.deepcopy(matcher.network)
+    matcher.device, matcher.precision = torch.device("cuda"), torch.float16
+    matcher._exact, matcher.network = exact, in_use
+    matcher.threshold = 0.3
+    other = matcher.on_cpu()
+    assert other.network is exact and other.threshold == 0.3
+    assert (other.device.type, other.precision) == ("cpu", other._suitable("auto"))
+    assert matcher.network is in_use and matcher.device.type == "cuda"
 
 
 def test_features_from_the_gpu_are_brought_to_the_cpu(weights):

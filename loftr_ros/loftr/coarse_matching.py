@@ -56,7 +56,7 @@ def match_cells(
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
     in_pieces: bool = False,
-    nearest_of: Callable[..., Nearest] | None = None,
+    find: Callable[..., Nearest] | None = None,
 ) -> CoarseMatches:
     """Mutual nearest neighbours of the dual softmax with a confidence above the threshold, away from the border.
 
@@ -67,7 +67,7 @@ def match_cells(
         tokens0, tokens1: [B, L, C] and [B, S, C].
         grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
         mask0: [B, L] and mask1: [B, S], False for ignored cells.
-        nearest_of: what does `nearest_of_tokens`' work where the matrix is kept; None: that itself.
+        find: what does the work of `nearest` where the matrix is kept, such as its recording; None: that itself.
     """
     with torch.autocast(tokens0.device.type, enabled=False):
         tokens0, tokens1 = tokens0.float(), tokens1.float()
@@ -76,22 +76,8 @@ def match_cells(
             pairs = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1)
             if pairs is not None:
                 return _joined(pairs, grid0, grid1, border)
-        find = nearest_of or nearest_of_tokens
+        find = find or nearest
         return select(find(tokens0, tokens1, temperature, grid0, grid1, border, mask0, mask1), threshold)
-
-
-def nearest_of_tokens(
-    tokens0: Tensor,
-    tokens1: Tensor,
-    temperature: float,
-    grid0: tuple[int, int],
-    grid1: tuple[int, int],
-    border: int,
-    mask0: Tensor | None = None,
-    mask1: Tensor | None = None,
-) -> Nearest:
-    """`nearest` of the tokens' `similarity`."""
-    return nearest(similarity(tokens0, tokens1, temperature, mask0, mask1), grid0, grid1, border, mask0, mask1)
 
 
 def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
@@ -146,16 +132,18 @@ class Nearest:
 
 
 def nearest(
-    scores: Tensor,
+    tokens0: Tensor,
+    tokens1: Tensor,
+    temperature: float,
     grid0: tuple[int, int],
     grid1: tuple[int, int],
     border: int,
     mask0: Tensor | None = None,
     mask1: Tensor | None = None,
 ) -> Nearest:
-    """Mutual nearest neighbours of the dual softmax, away from the border, from scores [B, L, S] of `similarity`."""
-    scores = scores.float()
-    # As log_assignment, but each softmax along rows, which GPUs are fast at, and in as few passes as that takes.
+    """Mutual nearest neighbours of the dual softmax by the matrix of all pairs; arguments as for `match_cells`."""
+    scores = similarity(tokens0, tokens1, temperature, mask0, mask1).float()
+    # As log_assignment. But a GPU's softmax along columns takes ten times as long as their sums of exponentials.
     columns = torch.logsumexp(scores, dim=1)
     log_p = torch.log_softmax(scores, dim=2).add_(scores)
     best_row = log_p.argmax(dim=1)  # what belongs to a column is the same in all of its rows

@@ -118,7 +118,6 @@ def suit_gpu(network: LoFTR, dtype: torch.dtype) -> None:
     network.loftr_coarse.in_batches = network.loftr_fine.in_batches = True
     for part in (network.backbone, network.loftr_coarse, network.fine_preprocess, network.loftr_fine):
         part.to(dtype)
-    network.short_products = dtype != torch.float32
 
 
 def _fuse_layers(transformer: Transformer) -> None:

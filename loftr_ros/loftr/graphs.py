@@ -118,13 +118,11 @@ def _search_for_kernels(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def graph_parts(network: LoFTR, dtype: torch.dtype) -> None:
-    """Record, in place, what needs no answer from the GPU in between. Undone by `undo_compilation`.
-
-    dtype: that the network computes with. In float32 some of cuDNN's kernels take tens of GB: none is tried there.
-    """
+def graph_parts(network: LoFTR) -> None:
+    """Record, in place, what needs no answer from the GPU in between. Undone by `undo_compilation`."""
+    search = network.dtype != torch.float32  # in float32 some of cuDNN's kernels take tens of GB: none is tried there
     for module, name, rows in parts(network):
-        setattr(module, name, Graphed(getattr(module, name), rows, search=dtype != torch.float32))
+        setattr(module, name, Graphed(getattr(module, name), rows, search))
 
 
 def rows_for(count: int) -> int:

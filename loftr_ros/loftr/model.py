@@ -124,7 +124,6 @@ class LoFTR(nn.Module):
         max_matches: only so many coarse matches are refined and kept, per batch, those of `most_useful`; 0: all.
         in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
         windows_at_once: number of matches in a piece.
-        short_products: factors of similarities may be rounded to 11 bits, which those of half precision have anyway.
     """
 
     def __init__(self, config: LoFTRConfig, threshold: float = 0.2) -> None:
@@ -134,13 +133,17 @@ class LoFTR(nn.Module):
         self.max_matches = 0
         self.in_pieces = False
         self.windows_at_once = 512
-        self.short_products = False
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
         self.fine_preprocess = FinePreprocess(config)
         self.loftr_fine = Transformer(config.fine_dim, config.fine_heads, config.fine_layers)
         self.refinement = Refinement(config) if config.refine_side else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights of backbone and transformers."""
+        return self.backbone.layer3_outconv.weight.dtype
 
     def forward(
         self, image0: Tensor, image1: Tensor, mask0: Tensor | None = None, mask1: Tensor | None = None
@@ -171,7 +174,7 @@ class LoFTR(nn.Module):
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
         if self.config.normalize_input:
             image = standardized(image)
-        return self.backbone(image.to(self.backbone.layer3_outconv.weight.dtype))
+        return self.backbone(image.to(self.dtype))
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None
@@ -230,15 +233,16 @@ class LoFTR(nn.Module):
             features0.mask,
             features1.mask,
             in_pieces=self.in_pieces,
-            nearest_of=self.nearest,
+            find=self.nearest,
         )
 
     def nearest(self, tokens0: Tensor, tokens1: Tensor, *about: Any) -> Nearest:
-        """`coarse_matching.nearest_of_tokens`: where the matrix of all pairs of cells is kept, on a GPU."""
+        """`coarse_matching.nearest`: where the matrix of all pairs of cells is kept, on a GPU."""
         before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = before or self.short_products
+        # Its factors are rounded to 11 bits: those of half precision have no more anyway.
+        torch.backends.cuda.matmul.allow_tf32 = before or self.dtype != torch.float32
         try:
-            return coarse_matching.nearest_of_tokens(tokens0, tokens1, *about)
+            return coarse_matching.nearest(tokens0, tokens1, *about)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = before
 

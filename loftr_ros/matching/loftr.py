@@ -129,7 +129,7 @@ class LoFTRMatcher:
         self._exact = copy.deepcopy(self.network)
         suit_gpu(self.network, self.precision)
         if not compile_network:
-            graph_parts(self.network, self.precision)
+            graph_parts(self.network)
 
     @property
     def threshold(self) -> float:

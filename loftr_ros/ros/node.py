@@ -20,7 +20,6 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from loftr_ros import cli
-from loftr_ros.allocator import touch_reserve
 from loftr_ros.config import Config
 from loftr_ros.errors import ConfigError, InputError, LoftrRosError, brief
 from loftr_ros.matching import Matcher, matcher_from_config
@@ -127,7 +126,6 @@ class VisualOdometryNode(LifecycleNode):
         self._tracker = Tracker(
             self, self.config, self._matcher, self._inputs, self._extrinsics, self._outputs, self._status_name()
         )
-        touch_reserve()
         gc.collect()
         gc.freeze()  # a search through all that is loaded by now would hold up frames and services for 100 ms and more
 

@@ -12,6 +12,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 
+from loftr_ros.allocator import touch_reserve
 from loftr_ros.config import Config
 from loftr_ros.errors import ExhaustedError, GeometryError, MatcherError, brief
 from loftr_ros.geometry.camera import Camera
@@ -28,6 +29,7 @@ from loftr_ros.viewer import matched_keyframe
 _WARN_EVERY_S = 5.0
 _READY_EVERY_S = 0.02
 _GAP_S = 1.0
+_RESERVE_AFTER = 100  # frames; by then the window of keyframes is full, and the heap nearly as large as it gets
 REPEATED = "Frames with a stamp that was there before are skipped."
 
 
@@ -272,6 +274,8 @@ class Tracker:
 
     def _report(self, estimate: Estimate, times: dict[str, str]) -> None:
         self.processed += 1
+        if self.processed == _RESERVE_AFTER:
+            touch_reserve()
         self.status = conversions.status_message(
             estimate,
             self.config,

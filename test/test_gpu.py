@@ -16,6 +16,7 @@ from loftr_ros.loftr.compiled import undo_compilation
 from loftr_ros.matching import load_matcher
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
+from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import TrainingBatches
 from loftr_ros.training.trainer import Trainer
@@ -166,7 +167,7 @@ def test_each_stage_of_the_training_steps_as_on_the_cpu():
     sizes = (BatchSize(128, 96, 2),)
     for stage in ("all", "jitter", "found"):
         config = TrainingConfig(stage=stage, steps=40, sizes=sizes, pairs_factor=2, warmup=1)
-        batch = TrainingBatches(config, None, 0)[0]
+        batch = TrainingBatches(config, Textures(), 0)[0]
         totals = []
         for device in ("cpu", "cuda"):
             trainer = Trainer(config, torch.device(device))

@@ -1,6 +1,8 @@
 # Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
 """The ray-caster against analytic geometry."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from loftr_ros.errors import InputError
 from loftr_ros.synthetic import Quad, inverse_depth_at, render, transfer_pixels
-from loftr_ros.synthetic.textures import Textures, procedural
+from loftr_ros.synthetic.scene import edges_of, inverse_depths_of
+from loftr_ros.synthetic.textures import Swatch, Textures, procedural
 
 SIZE = (160, 120)
 INTRINSICS = np.array([[130.0, 0, 80.3], [0, 128.0, 59.1], [0, 0, 1]])
@@ -158,9 +161,43 @@ def test_rendering_is_repeatable():
 def test_textures_follow_the_seed(tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), smooth_noise(80, 100).astype(np.uint8))
     for photos in (None, tmp_path):
-        drawn = [[Textures(photos).draw(np.random.default_rng(seed)) for seed in range(5)] for _ in range(2)]
-        assert all(np.array_equal(a, b) for a, b in zip(*drawn))
-        assert all(t.dtype == np.uint8 and min(t.shape) >= 16 for t in drawn[0])
+        supply = Textures(photos)
+        drawn = [[supply.draw(np.random.default_rng(seed)) for seed in range(5)] for _ in range(2)]
+        assert drawn[0] == drawn[1] and len(set(drawn[0])) > 1
+        pictures = [supply.pixels(swatch) for swatch in drawn[0]]
+        assert all(t.dtype == np.uint8 and min(t.shape) >= 16 for t in pictures)
+        assert all(np.array_equal(a, Textures(photos).pixels(b)) for a, b in zip(pictures, drawn[0]))
+
+
+def test_a_texture_is_a_part_of_its_picture(tmp_path):
+    photo = smooth_noise(80, 100).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), photo)
+    supply = Textures(tmp_path, procedural_share=0.0)
+    swatch = Swatch(0, top=10, left=20, height=40, width=50, mirrored=False)
+    assert np.array_equal(supply.pixels(swatch), photo[10:50, 20:70])
+    assert np.array_equal(supply.pixels(replace(swatch, mirrored=True)), photo[10:50, 20:70][:, ::-1])
+    dull = supply.pixels(supply.dulled(swatch, grey=90.0, contrast=0.2)).astype(float)
+    part = photo[10:50, 20:70].astype(float)
+    assert dull.mean() == pytest.approx(90, abs=1)
+    assert dull.std() == pytest.approx(0.2 * part.std(), abs=0.5)
+
+
+def test_pictures_smaller_than_a_crop_are_taken_whole(tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), np.full((9, 12), 7, np.uint8))
+    supply = Textures(tmp_path, procedural_share=0.0)
+    assert supply.pixels(supply.draw(np.random.default_rng(0))).shape == (9, 12)
+
+
+def test_few_rays_meet_what_the_z_buffer_shows():
+    quads = [facing_quad(3.0, 2.0), facing_quad(2.0, 0.5)]
+    pose = make_pose((8, -5, 20))
+    _, depth = render(quads, INTRINSICS, SIZE, pose)
+    x, y = np.random.default_rng(2).integers(0, SIZE, (200, 2)).T
+    found = inverse_depths_of(edges_of(quads), INTRINSICS, pose, np.stack([x, y], axis=1))
+    seen = depth[y, x] > 0
+    assert 20 < seen.sum() < 200
+    assert np.array_equal(found > 0, seen)
+    np.testing.assert_allclose(found[seen], 1 / depth[y, x][seen], rtol=1e-5)
 
 
 def test_folder_without_pictures_is_refused(tmp_path):

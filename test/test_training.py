@@ -20,7 +20,6 @@ from loftr_ros.training import train as command
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
 from loftr_ros.training.losses import Assignment, fine_loss, fine_targets, likelihood_loss, mutual_cells
-from loftr_ros.training.photometric import degrade, motion_blur
 from loftr_ros.training.trainer import Trainer
 from loftr_ros.training.validation import validate
 from loftr_ros.training.views import random_motion, random_sample
@@ -32,7 +31,7 @@ GRID = (8, 12)
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    return TrainingBatches(SMALL, None, rank=0)[0]
+    return TrainingBatches(SMALL, Textures(), rank=0)[0]
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_samples_follow_the_seed():
 
 def test_there_and_back_is_the_same_place():
     checked = 0
-    for seed in range(6):
+    for seed in range(8):
         sample = random_sample(np.random.default_rng(seed), Textures(), (192, 144))
         there, back = sample.targets0, sample.targets1
         cells = np.rint(there.points / 8).astype(int)
@@ -79,24 +78,7 @@ def test_no_cell_is_both_visible_and_hidden(batch):
 
 def test_motions_keep_to_their_lengths():
     lengths = [np.linalg.norm(random_motion(np.random.default_rng(k), 2.0, True)[:3, 3]) for k in range(200)]
-    assert 0 < min(lengths) < 0.08 and 0.3 < max(lengths) <= 0.9
-
-
-def test_darkness_keeps_a_third_of_the_light():
-    view = np.full((48, 64), 120, np.float32)
-    pictures = [
-        [degrade(np.random.default_rng(k), view, dark).mean() for k in range(20)] for dark in (False, True)
-    ]
-    assert 0.1 < np.mean(pictures[1]) / np.mean(pictures[0]) < 0.4
-
-
-def test_motion_blur_spreads_a_point_along_its_direction():
-    point = np.zeros((31, 31), np.float32)
-    point[15, 15] = 1
-    blurred = motion_blur(point, 8.0, 0.0)
-    assert blurred.sum() == pytest.approx(1)
-    assert np.flatnonzero(blurred.sum(axis=1)).tolist() == [15]
-    assert 7 <= np.count_nonzero(blurred[15]) <= 9
+    assert 0 < min(lengths) < 0.08 and 0.3 < max(lengths) <= 1.1
 
 
 def test_assignment_is_the_dual_softmax():
@@ -149,7 +131,7 @@ def test_one_pair_can_be_learned(batch, one_thread):
 
 
 def test_resumed_training_equals_an_uninterrupted_one(tmp_path, one_thread):
-    data = TrainingBatches(SMALL, None, rank=0)
+    data = TrainingBatches(SMALL, Textures(), rank=0)
     whole, first, second = (Trainer(SMALL, CPU) for _ in range(3))
     for step in range(4):
         whole.train_step(data[step])
@@ -225,7 +207,8 @@ def test_larger_pictures_come_later():
 def test_a_gpu_may_have_more_pairs_a_step(tmp_path, capsys):
     config = dataclasses.replace(SMALL, sizes=(BatchSize(96, 64, 2),))
     few, many = (
-        TrainingBatches(dataclasses.replace(config, pairs_factor=factor), None, rank=0)[5] for factor in (1, 3)
+        TrainingBatches(dataclasses.replace(config, pairs_factor=factor), Textures(), rank=0)[5]
+        for factor in (1, 3)
     )
     assert len(few.images0) == 2 and len(many.images0) == len(many.points01) == 6
     assert torch.equal(many.images0[:2], few.images0) and not torch.equal(many.images0[2:4], few.images0)

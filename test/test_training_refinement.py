@@ -10,6 +10,7 @@ import torch
 
 from loftr_ros.errors import WeightsError
 from loftr_ros.loftr import load_network
+from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches
 from loftr_ros.training.refinement import deviation_loss, found_matches, jittered_matches, near, position_loss
@@ -23,7 +24,7 @@ SMALL = TrainingConfig(
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    return TrainingBatches(SMALL, None, rank=0)[0].to(CPU)
+    return TrainingBatches(SMALL, Textures(), 0)[0].to(CPU)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_its_loss_falls_and_nothing_else_moves(stage, new, rate, one_thread):
     start = load_network("tiny").state_dict()
     kept = {name: value for name, value in start.items() if not (new and name.startswith("refinement."))}
     trainer.start_from(kept)
-    data = TrainingBatches(config, None, rank=0)
+    data = TrainingBatches(config, Textures(), 0)
     batches = [data[k] for k in range(2)]
     history = [float(trainer.train_step(batches[k % 2]).refinement.detach()) for k in range(config.steps)]
     assert sum(history[-6:]) < 0.8 * sum(history[:6])

@@ -25,27 +25,36 @@ Image: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Quad:
-    """A textured parallelogram, seen from both sides: origin + a * edge_u + b * edge_v, a and b in [0, 1].
+class Parallelogram:
+    """Seen from both sides: origin + a * edge_u + b * edge_v, a and b in [0, 1].
 
     Attributes:
         origin: [3] world metres, the corner with the first texel.
         edge_u: [3] world metres, along the rows of the texture (left to right).
         edge_v: [3] world metres, along the columns of the texture (top to bottom).
-        texture: [h, w] grey, uint8 or float32 in 0..255. The centre of texel (column i, row j) lies at
-            a = (i + 0.5) / w, b = (j + 0.5) / h.
     """
 
     origin: Array
     edge_u: Array
     edge_v: Array
+
+
+@dataclass(frozen=True)
+class Quad(Parallelogram):
+    """A textured parallelogram.
+
+    Attributes:
+        texture: [h, w] grey, uint8 or float32 in 0..255. The centre of texel (column i, row j) lies at
+            a = (i + 0.5) / w, b = (j + 0.5) / h.
+    """
+
     texture: NDArray[np.uint8] | Image
 
     @cached_property
     def pyramid(self) -> list[Image]:
         """The texture and its halvings; texel i of level k is centred on texel i * 2^k of level 0."""
         levels = [np.ascontiguousarray(self.texture, dtype=np.float32)]
-        while min(levels[-1].shape) >= 2 * _SMALLEST_LEVEL:
+        for _ in range(levels_of(levels[0].shape) - 1):
             levels.append(cv2.pyrDown(levels[-1]))
         return levels
 
@@ -74,7 +83,7 @@ def render(
         image: [H, W] in 0..255, 0 where there is nothing.
         depth: [H, W] metres along the optical axis at the pixel centres, 0 where there is nothing.
     """
-    maps = [_pixel_to_quad(quad, intrinsics, pose_world_camera) for quad in quads]
+    maps = pixels_to_quads(edges_of(quads), intrinsics, pose_world_camera)
     inverse_depth, index = _nearest(quads, maps, intrinsics, size, pose_world_camera)
     depth = np.divide(1.0, inverse_depth, out=np.zeros_like(inverse_depth), where=inverse_depth > 0)
     if supersample == 1:
@@ -86,22 +95,54 @@ def render(
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), depth
 
 
-def _pixel_to_quad(quad: Quad, intrinsics: Array, pose_world_camera: Array) -> Array | None:
-    """[3, 3] homography from pixels (x, y, 1) to (a, b, 1) / depth; None when the quad is seen edge-on.
+def levels_of(shape: Sequence[int]) -> int:
+    """How often a texture [h, w] is halved, and one more. Halving rounds up."""
+    levels, side = 1, min(shape)
+    while side >= 2 * _SMALLEST_LEVEL:
+        levels, side = levels + 1, -(-side // 2)
+    return levels
 
-    A point of the quad is [edge_u edge_v origin] (a, b, 1) in the camera frame, and depth * inv(K) (x, y, 1).
+
+def edges_of(quads: Sequence[Parallelogram]) -> Array:
+    """[Q, 3, 3] edge_u, edge_v and origin as columns."""
+    columns = [np.stack([quad.edge_u, quad.edge_v, quad.origin], axis=1) for quad in quads]
+    return np.array(columns, dtype=float).reshape(-1, 3, 3)
+
+
+def inverse_depths_of(edges: Array, intrinsics: Array, pose_world_camera: Array, points: Array) -> Array:
+    """What few rays meet, without a z-buffer.
+
+    Args:
+        edges: [Q, 3, 3] edge_u, edge_v and origin of the quads, as columns.
+        points: [N, 2] pixels.
+
+    Returns:
+        [N] inverse depth along the optical axis; 0 where there is nothing.
     """
-    rotation, center = pose_world_camera[:3, :3], pose_world_camera[:3, 3]
-    frame = rotation.T @ np.stack([quad.edge_u, quad.edge_v, np.asarray(quad.origin) - center], axis=1)
-    scale = np.linalg.norm(frame, axis=0).prod()
-    if abs(np.linalg.det(frame)) <= 1e-9 * scale:
-        return None
-    return np.linalg.inv(intrinsics @ frame)
+    maps = pixels_to_quads(edges, intrinsics, pose_world_camera)
+    a, b, nearness = np.moveaxis(maps @ np.column_stack([points, np.ones(len(points))]).T, 1, 0)
+    seen = (a >= 0) & (a <= nearness) & (b >= 0) & (b <= nearness) & (nearness < 1 / NEAR)
+    return np.where(seen, nearness, 0.0).max(axis=0)
+
+
+def pixels_to_quads(edges: Array, intrinsics: Array, pose_world_camera: Array) -> Array:
+    """[Q, 3, 3] homographies from pixels (x, y, 1) to (a, b, 1) / depth; zeros for quads seen edge-on.
+
+    A point of a quad is [edge_u edge_v origin] (a, b, 1) in the camera frame, and depth * inv(K) (x, y, 1).
+    """
+    frames = edges.copy()
+    frames[:, :, 2] -= pose_world_camera[:3, 3]
+    frames = pose_world_camera[:3, :3].T @ frames
+    scale = np.linalg.norm(frames, axis=1).prod(axis=1)
+    seen = np.abs(np.linalg.det(frames)) > 1e-9 * scale
+    maps = np.zeros_like(frames)
+    maps[seen] = np.linalg.inv(intrinsics @ frames[seen])
+    return maps
 
 
 def _nearest(
     quads: Sequence[Quad],
-    maps: Sequence[Array | None],
+    maps: Array,
     intrinsics: Array,
     size: tuple[int, int],
     pose_world_camera: Array,
@@ -111,7 +152,7 @@ def _nearest(
     index = np.full((size[1], size[0]), -1, np.int16)
     for k, (quad, pixel_to_quad) in enumerate(zip(quads, maps)):
         box = _bounding_box(quad, intrinsics, size, pose_world_camera)
-        if box is None or pixel_to_quad is None:
+        if box is None:
             continue
         a, b, nearness = _apply(pixel_to_quad, box)
         closer = (nearness > inverse_depth[box]) & (nearness < 1 / NEAR)
@@ -157,7 +198,7 @@ def _apply(homography: Array, box: tuple[slice, slice]) -> Image:
     return by_row[:, :, None] + by_column[:, None, :]
 
 
-def _shade(quads: Sequence[Quad], maps: Sequence[Array | None], index: NDArray[np.int16]) -> Image:
+def _shade(quads: Sequence[Quad], maps: Array, index: NDArray[np.int16]) -> Image:
     """[H, W] the grey value of the quad that each pixel sees."""
     image = np.zeros(index.shape, np.float32)
     for k in np.unique(index[index >= 0]):

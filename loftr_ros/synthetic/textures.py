@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +17,27 @@ from loftr_ros.errors import InputError
 Texture: TypeAlias = NDArray[np.uint8]
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _PATTERNS = 400  # different procedural textures; they take longer to make than to draw
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """A texture that is not cut out yet: a part of a picture of the supply, its grey values g made offset + gain * g.
+
+    Attributes:
+        picture: its number.
+        top, left, height, width: texels of the picture.
+        mirrored: left and right are exchanged.
+        gain, offset: of the grey values, which are limited to 0..255 then.
+    """
+
+    picture: int
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
+    gain: float = 1.0
+    offset: float = 0.0
 
 
 class Textures:
@@ -32,14 +54,40 @@ class Textures:
         self._photos: dict[int, Texture] = {}
         self._patterns: dict[int, Texture] = {}
 
-    def draw(self, rng: np.random.Generator) -> Texture:
-        """A [h, w] texture: a mirrored part of a photo, or a procedural one."""
+    def __len__(self) -> int:
+        """The number of its pictures: photos, then patterns."""
+        return len(self._files) + _PATTERNS
+
+    def draw(self, rng: np.random.Generator) -> Swatch:
+        """A texture: a mirrored part of a photo, or of a procedural pattern."""
         if rng.random() < self._share:
-            texture = self._pattern(int(rng.integers(_PATTERNS)))
+            picture = len(self._files) + int(rng.integers(_PATTERNS))
         else:
-            texture = self._photo(int(rng.integers(len(self._files))))
-        texture = _random_crop(rng, texture)
-        return texture[:, ::-1] if rng.random() < 0.5 else texture
+            picture = int(rng.integers(len(self._files)))
+        return Swatch(picture, *_random_crop(rng, self.picture(picture).shape), mirrored=rng.random() < 0.5)
+
+    def dulled(self, swatch: Swatch, grey: float, contrast: float) -> Swatch:
+        """The texture with that mean and a part of its contrast."""
+        return replace(swatch, gain=contrast, offset=grey - contrast * float(self._part(swatch).mean()))
+
+    def pixels(self, swatch: Swatch) -> Texture:
+        """[h, w] the texture itself."""
+        texture = self._part(swatch)
+        if swatch.mirrored:
+            texture = texture[:, ::-1]
+        if (swatch.gain, swatch.offset) == (1.0, 0.0):
+            return texture
+        return np.clip(swatch.offset + swatch.gain * texture, 0, 255).astype(np.uint8)
+
+    def picture(self, number: int) -> Texture:
+        """[h, w] a photo or pattern. Raises InputError for a photo that cannot be read."""
+        if number < len(self._files):
+            return self._photo(number)
+        return self._pattern(number - len(self._files))
+
+    def _part(self, swatch: Swatch) -> Texture:
+        rows = slice(swatch.top, swatch.top + swatch.height)
+        return self.picture(swatch.picture)[rows, swatch.left : swatch.left + swatch.width]
 
     def _photo(self, index: int) -> Texture:
         if index not in self._photos:
@@ -65,11 +113,12 @@ def _photo_files(folder: Path) -> list[Path]:
     return files
 
 
-def _random_crop(rng: np.random.Generator, photo: Texture) -> Texture:
-    height, width = (max(16, int(side * rng.uniform(0.5, 1.0))) for side in photo.shape)
-    top = int(rng.integers(max(photo.shape[0] - height, 0) + 1))
-    left = int(rng.integers(max(photo.shape[1] - width, 0) + 1))
-    return photo[top : top + height, left : left + width]
+def _random_crop(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a part of a picture, half as large as it or larger."""
+    height, width = (min(side, max(16, int(side * rng.uniform(0.5, 1.0)))) for side in shape)
+    top = int(rng.integers(shape[0] - height + 1))
+    left = int(rng.integers(shape[1] - width + 1))
+    return top, left, height, width
 
 
 def procedural(rng: np.random.Generator) -> Texture:

@@ -86,9 +86,9 @@ class TrainingConfig:
         BatchSize(256, 192, 4),
         BatchSize(256, 192, 4),
         BatchSize(320, 128, 4),
-        BatchSize(320, 240, 3, 1500),
-        BatchSize(320, 240, 3, 1500),
-        BatchSize(416, 320, 2, 3000),
+        BatchSize(320, 240, 3, 500),
+        BatchSize(320, 240, 3, 500),
+        BatchSize(416, 320, 2, 1000),
     )
     pairs_factor: int = 1
     learning_rate: float = 1.5e-3

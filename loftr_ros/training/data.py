@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from torch.utils.data import Dataset
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.config import BatchSize, TrainingConfig
-from loftr_ros.training.views import Sample, random_sample
+from loftr_ros.training.raycast import Atlas, Plans, cell_targets, pictures
+from loftr_ros.training.views import Plan, Sample, random_plan, random_sample, rendered
 
+_DRAWN_AHEAD = 2  # batches
 _VALIDATION = 2**31  # a seed word that no training step has
 
 
@@ -57,6 +61,14 @@ class Batch:
         moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(moved, images0=moved.images0.float() / 255, images1=moved.images1.float() / 255)
 
+    def wait_for(self, ready: torch.cuda.Event) -> None:
+        """Let this thread's stream wait until another one has made the batch, and its memory for this stream."""
+        stream = torch.cuda.current_stream(self.images0.device)
+        stream.wait_event(ready)
+        for tensor in vars(self).values():
+            if isinstance(tensor, Tensor):
+                tensor.record_stream(stream)
+
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same with each tensor changed."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -82,24 +94,82 @@ def collate(samples: list[Sample], seed: int) -> Batch:
     )
 
 
-class TrainingBatches(Dataset[Batch]):
-    """Element k is the batch of step k for one process."""
+def drawn(plans: Plans, atlas: Atlas) -> Batch:
+    """The batch of planned pairs, rendered where they and the atlas are."""
+    images, inverse_depth = pictures(plans, atlas)
+    points01, visible01, hidden01 = cell_targets(plans, inverse_depth, 0)
+    points10, visible10, hidden10 = cell_targets(plans, inverse_depth, 1)
+    return Batch(
+        images0=images[0][:, None],
+        images1=images[1][:, None],
+        points01=points01,
+        points10=points10,
+        visible01=visible01,
+        visible10=visible10,
+        hidden01=hidden01,
+        hidden10=hidden10,
+        seed=plans.seed,
+    )
 
-    def __init__(self, config: TrainingConfig, photos: Path | None, rank: int) -> None:
-        self._config, self._rank = config, rank
-        self._textures = Textures(photos)
+
+def drawn_ahead(planned: Iterable[Plans], atlas: Atlas, device: torch.device) -> Iterator[Batch]:
+    """The batches of plans, rendered by a thread and a stream of their own, beside what is done with them."""
+    waiting: queue.Queue[tuple[Batch, torch.cuda.Event | None] | Exception | None] = queue.Queue(_DRAWN_AHEAD)
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def work() -> None:
+        try:
+            with torch.cuda.stream(stream):  # nothing without one
+                for plans in planned:
+                    batch = drawn(plans.to(device), atlas)
+                    waiting.put((batch, stream.record_event() if stream else None))
+            waiting.put(None)
+        except Exception as error:  # the thread's end must not be waited for in vain
+            waiting.put(error)
+
+    threading.Thread(target=work, name="drawing", daemon=True).start()
+    while (item := waiting.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        batch, ready = item
+        if ready is not None:
+            batch.wait_for(ready)
+        yield batch
+
+
+class TrainingPlans(Dataset[Plans]):
+    """Element k is the batch of step k for one process, not rendered yet."""
+
+    def __init__(self, config: TrainingConfig, textures: Textures, rank: int) -> None:
+        self._config, self._textures, self._rank = config, textures, rank
+
+    def __getitem__(self, step: int) -> Plans:
+        return Plans.of(self.plans(step), self.size(step), self.seed(step))
+
+    def plans(self, step: int) -> list[Plan]:
+        cv2.setNumThreads(1)  # the cores are for the training
+        count = size_of_step(self._config, step).pairs * self._config.pairs_factor
+        seeds = ([self._config.seed, step, self._rank, k] for k in range(count))
+        return [random_plan(np.random.default_rng(seed), self._textures, self.size(step)) for seed in seeds]
+
+    def size(self, step: int) -> tuple[int, int]:
+        """The same in all processes: they wait for each other."""
+        return size_tuple(size_of_step(self._config, step))
+
+    def seed(self, step: int) -> int:
+        return hash((self._config.seed, step, self._rank)) % 2**31
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Element k is the batch of step k for one process, rendered on the CPU."""
+
+    def __init__(self, config: TrainingConfig, textures: Textures, rank: int) -> None:
+        self._plans, self._textures = TrainingPlans(config, textures, rank), textures
 
     def __getitem__(self, step: int) -> Batch:
-        cv2.setNumThreads(1)  # the cores are for the training
-        config = self._config
-        size = size_of_step(config, step)  # the same in all processes: they wait for each other
-        samples = [
-            random_sample(
-                np.random.default_rng([config.seed, step, self._rank, k]), self._textures, size_tuple(size)
-            )
-            for k in range(size.pairs * config.pairs_factor)
-        ]
-        return collate(samples, seed=hash((config.seed, step, self._rank)) % 2**31)
+        size = self._plans.size(step)
+        samples = [rendered(plan, self._textures, size) for plan in self._plans.plans(step)]
+        return collate(samples, self._plans.seed(step))
 
 
 def size_of_step(config: TrainingConfig, step: int) -> BatchSize:

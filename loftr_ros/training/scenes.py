@@ -12,21 +12,28 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from loftr_ros.synthetic.scene import Quad
-from loftr_ros.synthetic.textures import Texture, Textures
+from loftr_ros.synthetic.scene import Parallelogram
+from loftr_ros.synthetic.textures import Swatch, Textures
 from loftr_ros.types import Array
+
+
+@dataclass(frozen=True)
+class Surface(Parallelogram):
+    """A quad (loftr_ros.synthetic.scene) whose texture is not cut out yet."""
+
+    swatch: Swatch
 
 
 @dataclass(frozen=True)
 class Scene:
     """Attributes:
-    quads: what there is.
+    surfaces: what there is.
     pose_world_camera: [4, 4] of the first camera.
     reach: metres, how far the nearer half of the scene is from that camera: the measure of its motion.
     forward: the camera moves mostly along its axis.
     """
 
-    quads: list[Quad]
+    surfaces: list[Surface]
     pose_world_camera: Array
     reach: float
     forward: bool = False
@@ -37,7 +44,7 @@ def random_scene(rng: np.random.Generator, textures: Textures) -> Scene:
     kinds: tuple[Callable[[np.random.Generator, Textures], Scene], ...] = (plane, street, room, clutter)
     scene = kinds[int(rng.choice(4, p=[0.15, 0.35, 0.27, 0.23]))](rng, textures)
     if rng.random() < 0.3:
-        scene.quads.extend(_thin_occluders(rng, textures, scene))
+        scene.surfaces.extend(_thin_occluders(rng, textures, scene))
     return scene
 
 
@@ -67,24 +74,24 @@ def street(rng: np.random.Generator, textures: Textures) -> Scene:
         for _ in range(rng.integers(0, 3)):
             base = np.array([sign * distance * rng.uniform(0.5, 1), height, rng.uniform(3, 25)])
             thin = np.array([rng.uniform(0.08, 0.35), 0, 0])
-            quads.append(Quad(base, thin, np.array([0, -rng.uniform(2, 7), 0]), textures.draw(rng)))
+            quads.append(Surface(base, thin, np.array([0, -rng.uniform(2, 7), 0]), textures.draw(rng)))
     yaw = rng.normal(0, 12) if rng.random() < 0.8 else rng.uniform(-60, 60)
     return Scene(quads, _pose(rng, yaw, np.zeros(3)), rng.uniform(6, 9), forward=True)
 
 
 def _house_fronts(
     rng: np.random.Generator, textures: Textures, x: float, ground: float, far: float
-) -> list[Quad]:
+) -> list[Surface]:
     quads, z = [], -3.0
     while z < far:
         length, tall = rng.uniform(4, 14), rng.uniform(2, 10)
         if rng.random() < 0.85:
             corner = np.array([x * rng.uniform(0.9, 1.4), ground - tall, z])
-            texture = surface(rng, textures, 0.2)
-            quads.append(Quad(corner, np.array([0, 0, length]), np.array([0, tall, 0]), texture))
+            swatch = paint(rng, textures, 0.2)
+            quads.append(Surface(corner, np.array([0, 0, length]), np.array([0, tall, 0]), swatch))
         z += length
     end = np.array([-20.0, ground - rng.uniform(3, 10), far])
-    return [*quads, Quad(end, np.array([40.0, 0, 0]), np.array([0, ground - end[1], 0]), textures.draw(rng))]
+    return [*quads, Surface(end, np.array([40.0, 0, 0]), np.array([0, ground - end[1], 0]), textures.draw(rng))]
 
 
 def room(rng: np.random.Generator, textures: Textures) -> Scene:
@@ -129,32 +136,32 @@ def wall(
     pieces: int,
     same: bool = False,
     plain: bool = False,
-) -> list[Quad]:
+) -> list[Surface]:
     """A rectangle cut along edge_u into pieces, of one texture or several, with little contrast if plain."""
-    step, first, quads = edge_u / pieces, surface(rng, textures, plain), []
+    step, first, quads = edge_u / pieces, paint(rng, textures, plain), []
     for k in range(pieces):
-        texture = first if same or k == 0 else surface(rng, textures, plain)
-        quads.append(Quad(origin + k * step, step, edge_v, texture))
+        swatch = first if same or k == 0 else paint(rng, textures, plain)
+        quads.append(Surface(origin + k * step, step, edge_v, swatch))
     return quads
 
 
-def surface(rng: np.random.Generator, textures: Textures, plain_share: float) -> Texture:
-    """A texture [h, w], with a probability of plain_share nearly without contrast, as much indoors is."""
-    texture = textures.draw(rng)
+def paint(rng: np.random.Generator, textures: Textures, plain_share: float) -> Swatch:
+    """A texture, with a probability of plain_share nearly without contrast, as much indoors is."""
+    swatch = textures.draw(rng)
     if rng.random() >= plain_share:
-        return texture
-    contrast = rng.uniform(0.05, 0.3) * (texture - texture.mean())
-    return np.clip(rng.uniform(40, 220) + contrast, 0, 255).astype(np.uint8)
+        return swatch
+    contrast = rng.uniform(0.05, 0.3)
+    return textures.dulled(swatch, rng.uniform(40, 220), contrast)
 
 
 def box(
     rng: np.random.Generator, textures: Textures, center: Array, size: Array, plain_share: float = 0.0
-) -> list[Quad]:
+) -> list[Surface]:
     """A cuboid along the axes; opposite faces share a texture."""
     quads = []
     for axis in range(3):
-        texture = surface(rng, textures, plain_share)
-        quads += [Quad(*_box_face(center, size, axis, sign), texture) for sign in (-1, 1)]
+        swatch = paint(rng, textures, plain_share)
+        quads += [Surface(*_box_face(center, size, axis, sign), swatch) for sign in (-1, 1)]
     return quads
 
 
@@ -167,23 +174,23 @@ def _box_face(center: Array, size: Array, axis: int, sign: int) -> tuple[Array, 
     return origin, edges[along], edges[down]
 
 
-def _pictures(rng: np.random.Generator, textures: Textures, origin: Array, u: Array, v: Array) -> list[Quad]:
+def _pictures(rng: np.random.Generator, textures: Textures, origin: Array, u: Array, v: Array) -> list[Surface]:
     """Things hanging on a wall."""
     quads = []
     for _ in range(rng.integers(0, 4)):
         extent = rng.uniform(0.1, 0.45, 2)
         place = rng.uniform(0, 1 - extent)
         corner = origin + place[0] * u + place[1] * v
-        quads.append(Quad(corner, extent[0] * u, extent[1] * v, textures.draw(rng)))
+        quads.append(Surface(corner, extent[0] * u, extent[1] * v, textures.draw(rng)))
     return quads
 
 
-def _surroundings(rng: np.random.Generator, textures: Textures, distance: float) -> list[Quad]:
+def _surroundings(rng: np.random.Generator, textures: Textures, distance: float) -> list[Surface]:
     """A large box around everything: sky or far walls."""
     return box(rng, textures, np.zeros(3), np.full(3, 2 * distance))
 
 
-def _thin_occluders(rng: np.random.Generator, textures: Textures, scene: Scene) -> list[Quad]:
+def _thin_occluders(rng: np.random.Generator, textures: Textures, scene: Scene) -> list[Surface]:
     """Poles and branches between the camera and the scene."""
     rotation, center = scene.pose_world_camera[:3, :3], scene.pose_world_camera[:3, 3]
     quads = []
@@ -198,9 +205,9 @@ def _thin_occluders(rng: np.random.Generator, textures: Textures, scene: Scene) 
     return quads
 
 
-def _centred_quad(center: Array, rotation: Array, size: Array, texture: Texture) -> Quad:
+def _centred_quad(center: Array, rotation: Array, size: Array, swatch: Swatch) -> Surface:
     u, v = rotation[:, 0] * size[0], rotation[:, 1] * size[1]
-    return Quad(center - (u + v) / 2, u, v, texture)
+    return Surface(center - (u + v) / 2, u, v, swatch)
 
 
 def _pose(rng: np.random.Generator, yaw: float, position: Array) -> Array:

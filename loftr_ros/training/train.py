@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from loftr_ros import cli
@@ -28,12 +29,15 @@ from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import log
 from loftr_ros.training.config import STAGES, TrainingConfig
-from loftr_ros.training.data import Batch, TrainingBatches, validation_batches
+from loftr_ros.training.data import Batch, TrainingBatches, TrainingPlans, drawn_ahead, validation_batches
 from loftr_ros.training.losses import Losses
+from loftr_ros.training.raycast import Atlas
 from loftr_ros.training.trainer import Trainer, read_checkpoint
 from loftr_ros.training.validation import Scores, validate
 
 _UNTIL_TIME_IS_UP = 10**7  # steps
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +196,7 @@ def train(rank: int, run: Run) -> None:
         trainer.load_checkpoint(run.checkpoint)
     elif run.init:
         trainer.start_from(read_state_dict(run.init))
-    data = batches(run, rank, trainer.step)  # made beside what follows
+    data = batches(run, rank, trainer.step, device)
     observer = Observer(run, trainer) if rank == 0 else None
     for batch in data:
         result = trainer.train_step(batch)
@@ -204,17 +208,26 @@ def train(rank: int, run: Run) -> None:
         dist.destroy_process_group()
 
 
-def batches(run: Run, rank: int, first_step: int) -> Iterator[Batch]:
-    steps = _UNTIL_TIME_IS_UP if run.config.minutes > 0 else run.config.steps
-    workers = run.config.workers
+def batches(run: Run, rank: int, first_step: int, device: torch.device) -> Iterator[Batch]:
+    """The batches from a step on: planned by other processes, and rendered by them too where there is no GPU."""
+    textures = Textures(run.photos)
+    if device.type != "cuda":
+        yield from loaded(TrainingBatches(run.config, textures, rank), run.config, first_step)
+        return
+    planned = loaded(TrainingPlans(run.config, textures, rank), run.config, first_step)
+    yield from drawn_ahead(planned, Atlas(textures, device), device)
+
+
+def loaded(items: Dataset[T], config: TrainingConfig, first_step: int) -> Iterator[T]:
+    """What the data processes make."""
     loader = DataLoader(
-        TrainingBatches(run.config, run.photos, rank),
+        items,
         batch_size=None,
-        sampler=range(first_step, steps),
-        num_workers=workers,
-        prefetch_factor=3 if workers else None,
+        sampler=range(first_step, _UNTIL_TIME_IS_UP if config.minutes > 0 else config.steps),
+        num_workers=config.workers,
+        prefetch_factor=3 if config.workers else None,
         # A forked OpenCV or torch may wait forever for threads that the fork did not copy.
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context="spawn" if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)

@@ -6,18 +6,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.synthetic.scene import render, transfer_pixels
+from loftr_ros.synthetic.scene import NEAR, Quad, edges_of, inverse_depths_of, render, transfer_pixels
 from loftr_ros.synthetic.textures import Textures
-from loftr_ros.training.photometric import degrade
-from loftr_ros.training.scenes import Scene, random_scene
+from loftr_ros.training.photometric import Effects, degrade, random_effects, stacked
+from loftr_ros.training.scenes import Surface, random_scene
 from loftr_ros.types import Array
 
 _LEAST_OVERLAP = 0.2  # share of the first view that the second sees
 _ATTEMPTS = 4
+_OVERLAP_RAYS = (12, 9)  # columns and rows, to tell the overlap before anything is rendered
+_OVERLAP_TOLERANCE = 0.01  # relative difference of inverse depth
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training pair that is not rendered yet; the first of each two belongs to the first view.
+
+    Attributes:
+        surfaces: what there is.
+        intrinsics: [2, 3, 3]; poses: [2, 4, 4] pose_world_camera.
+        effects: what the camera does to the two pictures.
+        noise_seed: of the camera's noise.
+    """
+
+    surfaces: list[Surface]
+    intrinsics: Array
+    poses: Array
+    effects: tuple[Effects, Effects]
+    noise_seed: int
 
 
 @dataclass(frozen=True)
@@ -62,27 +83,52 @@ class Sample:
 
 def random_sample(rng: np.random.Generator, textures: Textures, size: tuple[int, int]) -> Sample:
     """A pair of pictures of `size` (width, height) with its correspondences."""
-    views = random_views(rng, textures, size)
-    dark = rng.random() < 0.08
-    images = np.stack([degrade(rng, view.image, dark) for view in views])
-    return Sample(images, cell_targets(*views), cell_targets(*views[::-1]))
+    return rendered(random_plan(rng, textures, size), textures, size)
 
 
-def random_views(rng: np.random.Generator, textures: Textures, size: tuple[int, int]) -> tuple[View, View]:
+def rendered(plan: Plan, textures: Textures, size: tuple[int, int]) -> Sample:
+    """The pictures and correspondences of a plan, on the CPU."""
+    quads = [Quad(s.origin, s.edge_u, s.edge_v, textures.pixels(s.swatch)) for s in plan.surfaces]
+    views = [View(*render(quads, k, size, pose), k, pose) for k, pose in zip(plan.intrinsics, plan.poses)]
+    images = torch.from_numpy(np.stack([view.image for view in views]))
+    images = degrade(images, stacked(plan.effects), torch.Generator().manual_seed(plan.noise_seed))
+    return Sample(images.numpy(), cell_targets(*views), cell_targets(*views[::-1]))
+
+
+def random_plan(rng: np.random.Generator, textures: Textures, size: tuple[int, int]) -> Plan:
     """Two overlapping views of a random scene, in random order."""
     for _ in range(_ATTEMPTS):
         scene = random_scene(rng, textures)
-        first = _view(scene, _intrinsics(rng, size), size, scene.pose_world_camera)
+        first = _intrinsics(rng, size)
+        zoom = 1.0 if rng.random() < 0.8 else np.exp(rng.uniform(-0.5, 0.5))
+        second = np.diag([zoom, zoom, 1.0]) @ _centred(first, size, zoom)
         pose = scene.pose_world_camera @ random_motion(rng, scene.reach, scene.forward)
-        zoom = 1.0 if rng.random() < 0.8 else np.exp(rng.uniform(-0.4, 0.4))
-        second = _view(scene, np.diag([zoom, zoom, 1.0]) @ _centred(first.intrinsics, size, zoom), size, pose)
-        if cell_targets(first, second).visible.mean() >= _LEAST_OVERLAP:
+        intrinsics, poses = np.stack([first, second]), np.stack([scene.pose_world_camera, pose])
+        if overlap(scene.surfaces, intrinsics, poses, size) >= _LEAST_OVERLAP:
             break
-    return (first, second) if rng.random() < 0.5 else (second, first)
+    order = slice(None) if rng.random() < 0.5 else slice(None, None, -1)
+    dark = rng.random() < 0.08
+    effects = (random_effects(rng, dark), random_effects(rng, dark))
+    return Plan(scene.surfaces, intrinsics[order], poses[order], effects, int(rng.integers(2**31)))
 
 
-def _view(scene: Scene, intrinsics: Array, size: tuple[int, int], pose: Array) -> View:
-    return View(*render(scene.quads, intrinsics, size, pose), intrinsics, pose)
+def overlap(surfaces: list[Surface], intrinsics: Array, poses: Array, size: tuple[int, int]) -> float:
+    """Share of a grid of rays of the first view whose ends the second view sees."""
+    edges = edges_of(surfaces)
+    x, y = (np.linspace(0, side - 1, count) for side, count in zip(size, _OVERLAP_RAYS))
+    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    inverse = inverse_depths_of(edges, intrinsics[0], poses[0], points)
+    known = inverse > 0
+    rays = np.column_stack([points, np.ones(len(points))])[known] @ np.linalg.inv(intrinsics[0]).T
+    motion = np.linalg.inv(poses[1]) @ poses[0]
+    scene = rays / inverse[known, None] @ motion[:3, :3].T + motion[:3, 3]
+    scene = scene[scene[:, 2] > NEAR]
+    pixels = scene @ intrinsics[1].T
+    pixels = pixels[:, :2] / pixels[:, 2:]
+    inside = (pixels >= 0).all(axis=1) & (pixels <= np.array(size) - 1).all(axis=1)
+    there = inverse_depths_of(edges, intrinsics[1], poses[1], pixels[inside])
+    seen = np.abs(there * scene[inside, 2] - 1) < _OVERLAP_TOLERANCE
+    return np.count_nonzero(seen) / len(points)
 
 
 def _intrinsics(rng: np.random.Generator, size: tuple[int, int]) -> Array:
@@ -107,8 +153,8 @@ def random_motion(rng: np.random.Generator, reach: float, forward: bool) -> Arra
         forward: mostly along the optical axis.
     """
     kind = rng.choice(3, p=[0.3, 0.45, 0.25])
-    length = reach * rng.uniform(*((0.003, 0.04), (0.04, 0.2), (0.15, 0.45))[kind])
-    degrees = rng.uniform(0, (3, 12, 25)[kind])
+    length = reach * rng.uniform(*((0.003, 0.04), (0.04, 0.2), (0.15, 0.55))[kind])
+    degrees = rng.uniform(0, (3, 12, 32)[kind])
     direction = rng.standard_normal(3)
     if forward and rng.random() < 0.8:
         direction = np.array([0, 0, rng.choice([-1.0, 1.0])]) + 0.15 * direction

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from loftr_ros.geometry.camera import Camera
+from loftr_ros.training.photometric import Effects, motion_kernel
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -23,6 +24,13 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def pinhole(width: int = 320, height: int = 240, focal: float = 300.0) -> Camera:
     matrix = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     return Camera(width, height, matrix)
+
+
+# A camera of the training that leaves pictures as they are.
+NO_EFFECTS = Effects(
+    focus=0.2, motion=motion_kernel(0.0, 0.0), light=np.array([[0, 0], [1, 0], [0, 1.0]]), light_gain=1.0,
+    light_softness=1.0, vignette=0.0, gamma=1.0, gain=1.0, offset=0.0, darkness=1.0, noise=0.0, quality=0,
+)  # fmt: skip
 
 
 CAMERA_INFO = """image_width: {width}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from support import texture
 
 from loftr_ros import allocator, cli
+from loftr_ros.config import Config
 from loftr_ros.loftr import memory
 from loftr_ros.matching import load_matcher
+from loftr_ros.ros import tracker
 
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
 
@@ -106,6 +109,16 @@ def test_features_on_a_cpu_lie_apart():
     for tensor in (features.tokens, features.fine, features.image, features.mask):
         assert tensor.data_ptr() % 4096 == 0  # the start of a page
     assert features.tokens.dtype == torch.float32
+
+
+def test_the_node_touches_its_reserve_once_when_the_first_frames_are_done(monkeypatch):
+    touched = []
+    monkeypatch.setattr(tracker, "touch_reserve", lambda: touched.append(worker.processed))
+    monkeypatch.setattr(tracker.conversions, "status_message", Mock())
+    worker = tracker.Tracker(Mock(), Config(), *(Mock() for _ in range(4)), "status")
+    for _ in range(250):
+        worker._report(Mock(pose_world_camera=np.eye(4)), {})
+    assert touched == [100]
 
 
 def test_other_systems_are_left_alone(monkeypatch):

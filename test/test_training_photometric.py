@@ -7,19 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support import texture
+from support import NO_EFFECTS, texture
 
-from loftr_ros.training.photometric import Effects, compressed, degrade, motion_kernel, random_effects, stacked
-
-NONE = Effects(
-    focus=0.2, motion=motion_kernel(0.0, 0.0), light=np.array([[0, 0], [1, 0], [0, 1.0]]), light_gain=1.0,
-    light_softness=1.0, vignette=0.0, gamma=1.0, gain=1.0, offset=0.0, darkness=1.0, noise=0.0, quality=0,
-)  # fmt: skip
+from loftr_ros.training.photometric import compressed, degrade, motion_kernel, random_effects, stacked
 
 
 def after(image, **changes):
     """The picture of an image by a camera with these effects alone."""
-    effects = stacked([dataclasses.replace(NONE, **changes)])
+    effects = stacked([dataclasses.replace(NO_EFFECTS, **changes)])
     images = torch.from_numpy(np.asarray(image, np.float32))[None]
     return degrade(images, effects, torch.Generator().manual_seed(0))[0].numpy()
 

@@ -274,8 +274,6 @@ class Tracker:
 
     def _report(self, estimate: Estimate, times: dict[str, str]) -> None:
         self.processed += 1
-        if self.processed == _RESERVE_AFTER:
-            touch_reserve()
         self.status = conversions.status_message(
             estimate,
             self.config,
@@ -289,6 +287,8 @@ class Tracker:
         )
         self.status_at = time.monotonic()
         self._outputs.publish_status(self.status)
+        if self.processed == _RESERVE_AFTER:
+            touch_reserve()
         if estimate.pose_world_camera is None:
             self._node.get_logger().warning(
                 f"{estimate.state.value}: {estimate.reason}", throttle_duration_sec=_WARN_EVERY_S

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from loftr_ros.types import Array
 
 NEAR = 0.01  # metres; what is nearer to the camera is not drawn
+SAME_DEPTH = 0.01  # relative difference of inverse depth up to which two rays meet the same point
 _SMALLEST_LEVEL = 4  # texels; smaller pictures add nothing to a pyramid
 
 Image: TypeAlias = NDArray[np.float32]
@@ -122,7 +123,7 @@ def inverse_depths_of(edges: Array, intrinsics: Array, pose_world_camera: Array,
     maps = pixels_to_quads(edges, intrinsics, pose_world_camera)
     a, b, nearness = np.moveaxis(maps @ np.column_stack([points, np.ones(len(points))]).T, 1, 0)
     seen = (a >= 0) & (a <= nearness) & (b >= 0) & (b <= nearness) & (nearness < 1 / NEAR)
-    return np.where(seen, nearness, 0.0).max(axis=0)
+    return np.where(seen, nearness, 0.0).max(axis=0, initial=0.0)
 
 
 def pixels_to_quads(edges: Array, intrinsics: Array, pose_world_camera: Array) -> Array:
@@ -267,7 +268,7 @@ def transfer_pixels(
     depth1: Image,
     intrinsics1: Array,
     pose_world_camera1: Array,
-    tolerance: float = 0.01,
+    tolerance: float = SAME_DEPTH,
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Where pixels of view 0 lie in view 1, and whether view 1 sees them.
 

@@ -1,11 +1,12 @@
 # Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
-"""Batches of training pairs, each a function of (seed, step, process) alone: so a run resumes exactly."""
+"""Batches of training pairs, functions of (seed, step, process) on one kind of device: so a run resumes exactly."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from torch.utils.data import Dataset
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.config import BatchSize, TrainingConfig
-from loftr_ros.training.raycast import Atlas, Plans, cell_targets, pictures
+from loftr_ros.training.raycast import Atlas, Plans, cell_targets, render_pairs
 from loftr_ros.training.views import Plan, Sample, random_plan, random_sample, rendered
 
-_DRAWN_AHEAD = 2  # batches
+_AHEAD = 2  # batches
+_PATIENCE_S = 0.1
 _VALIDATION = 2**31  # a seed word that no training step has
 
 
@@ -52,17 +54,16 @@ class Batch:
         height, width = self.images0.shape[2:]
         return -(-height // COARSE_STRIDE), -(-width // COARSE_STRIDE)
 
-    def pin_memory(self) -> Batch:
-        """In memory from which a GPU copies while the CPU goes on; called by torch's DataLoader."""
-        return self._with(lambda tensor: tensor.pin_memory())
-
     def to(self, device: torch.device) -> Batch:
         """On the device, with float images."""
         moved = self._with(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(moved, images0=moved.images0.float() / 255, images1=moved.images1.float() / 255)
 
     def wait_for(self, ready: torch.cuda.Event) -> None:
-        """Let this thread's stream wait until another one has made the batch, and its memory for this stream."""
+        """Let this thread's stream wait until another one has made the batch.
+
+        The allocator must not give its memory away before this stream is done with it, either.
+        """
         stream = torch.cuda.current_stream(self.images0.device)
         stream.wait_event(ready)
         for tensor in vars(self).values():
@@ -76,6 +77,7 @@ class Batch:
 
 
 def collate(samples: list[Sample], seed: int) -> Batch:
+    """The samples, all of one size, as a batch."""
     images = torch.from_numpy(np.stack([sample.images for sample in samples]))
 
     def stacked(side: str, name: str) -> Tensor:
@@ -94,9 +96,9 @@ def collate(samples: list[Sample], seed: int) -> Batch:
     )
 
 
-def drawn(plans: Plans, atlas: Atlas) -> Batch:
+def rendered_batch(plans: Plans, atlas: Atlas) -> Batch:
     """The batch of planned pairs, rendered where they and the atlas are."""
-    images, inverse_depth = pictures(plans, atlas)
+    images, inverse_depth = render_pairs(plans, atlas)
     points01, visible01, hidden01 = cell_targets(plans, inverse_depth, 0)
     points10, visible10, hidden10 = cell_targets(plans, inverse_depth, 1)
     return Batch(
@@ -112,29 +114,46 @@ def drawn(plans: Plans, atlas: Atlas) -> Batch:
     )
 
 
-def drawn_ahead(planned: Iterable[Plans], atlas: Atlas, device: torch.device) -> Iterator[Batch]:
-    """The batches of plans, rendered by a thread and a stream of their own, beside what is done with them."""
-    waiting: queue.Queue[tuple[Batch, torch.cuda.Event | None] | Exception | None] = queue.Queue(_DRAWN_AHEAD)
+def rendered_ahead(planned: Iterable[Plans], atlas: Atlas, device: torch.device) -> Generator[Batch, None, None]:
+    """The batches of plans, rendered by a thread and a stream of their own, beside what is done with them.
+
+    To be closed, unless it is used up: the thread ends with it.
+    """
+    waiting: queue.Queue[tuple[Batch, torch.cuda.Event | None] | BaseException | None] = queue.Queue(_AHEAD)
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stopped = threading.Event()
+
+    def give(item: tuple[Batch, torch.cuda.Event | None] | BaseException | None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put(item, timeout=_PATIENCE_S)
+                return
 
     def work() -> None:
         try:
             with torch.cuda.stream(stream):  # nothing without one
                 for plans in planned:
-                    batch = drawn(plans.to(device), atlas)
-                    waiting.put((batch, stream.record_event() if stream else None))
-            waiting.put(None)
-        except Exception as error:  # the thread's end must not be waited for in vain
-            waiting.put(error)
+                    if stopped.is_set():
+                        return
+                    batch = rendered_batch(plans.to(device), atlas)
+                    give((batch, stream.record_event() if stream else None))
+            give(None)
+        except BaseException as error:  # whoever waits for a batch must hear of it
+            give(error)
 
-    threading.Thread(target=work, name="drawing", daemon=True).start()
-    while (item := waiting.get()) is not None:
-        if isinstance(item, Exception):
-            raise item
-        batch, ready = item
-        if ready is not None:
-            batch.wait_for(ready)
-        yield batch
+    thread = threading.Thread(target=work, name="rendering", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            batch, ready = item
+            if ready is not None:
+                batch.wait_for(ready)
+            yield batch
+    finally:
+        stopped.set()
+        thread.join()
 
 
 class TrainingPlans(Dataset[Plans]):
@@ -147,6 +166,7 @@ class TrainingPlans(Dataset[Plans]):
         return Plans.of(self.plans(step), self.size(step), self.seed(step))
 
     def plans(self, step: int) -> list[Plan]:
+        """The pairs of a step."""
         cv2.setNumThreads(1)  # the cores are for the training
         count = size_of_step(self._config, step).pairs * self._config.pairs_factor
         seeds = ([self._config.seed, step, self._rank, k] for k in range(count))
@@ -157,6 +177,7 @@ class TrainingPlans(Dataset[Plans]):
         return size_tuple(size_of_step(self._config, step))
 
     def seed(self, step: int) -> int:
+        """Of what is drawn at a step beside the plans."""
         return hash((self._config.seed, step, self._rank)) % 2**31
 
 

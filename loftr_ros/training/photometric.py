@@ -32,7 +32,7 @@ _LUMINANCE = (
 
 @dataclass(frozen=True)
 class Effects:
-    """What a camera does to a picture; or, with one more axis in front, to N pictures (`stacked`).
+    """What a camera does to a picture.
 
     Attributes:
         focus: below 0: sharpened by so much; above 0.4: softened with that deviation, pixels.
@@ -46,18 +46,18 @@ class Effects:
         quality: of JPEG; 0 for none.
     """
 
-    focus: Array
-    motion: Array
+    focus: float
+    motion: NDArray[np.float32]
     light: Array
-    light_gain: Array
-    light_softness: Array
-    vignette: Array
-    gamma: Array
-    gain: Array
-    offset: Array
-    darkness: Array
-    noise: Array
-    quality: Array
+    light_gain: float
+    light_softness: float
+    vignette: float
+    gamma: float
+    gain: float
+    offset: float
+    darkness: float
+    noise: float
+    quality: int
 
 
 def random_effects(rng: np.random.Generator, dark: bool) -> Effects:
@@ -80,7 +80,7 @@ def random_effects(rng: np.random.Generator, dark: bool) -> Effects:
         offset=rng.normal(0, 8),
         darkness=rng.uniform(0.15, 0.35) if dark else 1.0,
         noise=rng.uniform(2, 5) if dark else min(rng.exponential(1.5), 6),
-        quality=rng.integers(50, 95) if packed else 0,
+        quality=int(rng.integers(50, 95)) if packed else 0,
     )
 
 

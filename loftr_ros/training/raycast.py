@@ -17,18 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.synthetic.scene import NEAR, edges_of, levels_of, pixels_to_quads
+from loftr_ros.synthetic.scene import NEAR, SAME_DEPTH, edges_of, levels_of, pixels_to_quads
 from loftr_ros.synthetic.textures import Swatch, Textures
 from loftr_ros.training.photometric import degrade, stacked
 from loftr_ros.training.views import Plan
 
-_MOST_HITS = 1 << 28  # rays times quads that are looked at at once, on a GPU
-_MOST_HITS_CPU = 1 << 22
-_TOLERANCE = 0.01  # as transfer_pixels
+_MOST_TESTS = 1 << 28  # rays times quads that are looked at at once, on a GPU
+_MOST_TESTS_CPU = 1 << 22
 
 
 class Atlas:
-    """All pictures of a supply of textures and their halvings, in the memory of a device.
+    """All pictures of a supply of textures and their halvings, in the memory of a device: 2.7 bytes a texel.
 
     Attributes:
         texels: [N] grey values, picture after picture, level after level, row by row.
@@ -49,7 +48,11 @@ class Atlas:
         self.starts, self.heights, self.widths = (t.to(device) for t in (starts, shapes[..., 0], shapes[..., 1]))
 
     def bilinear(self, picture: Tensor, level: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Grey values of a level of pictures at texels (x, y) of that level; all of one shape, the border goes on."""
+        """Grey values at texels of pictures; the border goes on outside.
+
+        Args:
+            picture, level: [...] integers; x, y: [...] floats, texels of that level.
+        """
         start, last_x, last_y = (
             table[picture, level] for table in (self.starts, self.widths - 1, self.heights - 1)
         )
@@ -71,24 +74,27 @@ def _pyramid(picture: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Plans:
-    """B plans, as tensors on one device.
+    """B plans, as tensors on one device; in the first axis of two, the first view and the second.
 
     Attributes:
         size: (width, height) of the pictures.
-        maps: [2, B, Q, 3, 3] from pixels of the first and the second view to the quads (`pixels_to_quads`).
-        parts: [B, Q, 6] of the swatches: picture, top, left, height, width, mirrored.
+        maps: [2, B, Q, 3, 3] from pixels to the quads (`pixels_to_quads`); areas: [2, B, Q] their determinants' sizes.
+        parts: [B, Q, 6] integers, of the swatches: picture, top, left, height, width, mirrored.
         tones: [B, Q, 2] of the swatches: gain and offset.
-        intrinsics: [2, B, 3, 3]; poses: [2, B, 4, 4].
+        rays: [2, B, 3, 3] from pixels (x, y, 1) to directions; intrinsics: [2, B, 3, 3] the inverse.
+        motions: [2, B, 4, 4] pose of the view's camera in that of the other view, metres.
         effects: of `photometric.stacked`, the 2 B pictures view by view.
-        seed: of the cameras' noise.
+        seed: of the cameras' noise, and of what the training step draws.
     """
 
     size: tuple[int, int]
     maps: Tensor
+    areas: Tensor
     parts: Tensor
     tones: Tensor
+    rays: Tensor
     intrinsics: Tensor
-    poses: Tensor
+    motions: Tensor
     effects: dict[str, Tensor]
     seed: int
 
@@ -104,12 +110,19 @@ class Plans:
                 maps[view, k, :held] = pixels_to_quads(edges, plan.intrinsics[view], plan.poses[view])
             parts[k, :held] = [_part(surface.swatch) for surface in plan.surfaces]
             tones[k, :held] = [(surface.swatch.gain, surface.swatch.offset) for surface in plan.surfaces]
-        cameras = (np.stack([getattr(plan, name) for plan in plans], axis=1) for name in ("intrinsics", "poses"))
+        intrinsics, poses = (np.stack([getattr(p, name) for p in plans], axis=1) for name in ("intrinsics", "poses"))
+        # All matrices are inverted here: a GPU's solver makes the CPU wait.
         return Plans(
-            size,
-            *(torch.from_numpy(values) for values in (maps, parts, tones, *cameras)),
-            stacked([plan.effects[view] for view in range(2) for plan in plans]),
-            seed,
+            size=size,
+            maps=torch.from_numpy(maps),
+            areas=torch.from_numpy(np.abs(np.linalg.det(maps)).astype(np.float32)),
+            parts=torch.from_numpy(parts),
+            tones=torch.from_numpy(tones),
+            rays=torch.from_numpy(np.linalg.inv(intrinsics)),
+            intrinsics=torch.from_numpy(intrinsics),
+            motions=torch.from_numpy(np.linalg.inv(poses[::-1]) @ poses),
+            effects=stacked([plan.effects[view] for view in range(2) for plan in plans]),
+            seed=seed,
         )
 
     def to(self, device: torch.device) -> Plans:
@@ -134,15 +147,15 @@ def _part(swatch: Swatch) -> tuple[int, ...]:
     return (swatch.picture, swatch.top, swatch.left, swatch.height, swatch.width, int(swatch.mirrored))
 
 
-def pictures(plans: Plans, atlas: Atlas) -> tuple[Tensor, Tensor]:
+def render_pairs(plans: Plans, atlas: Atlas) -> tuple[Tensor, Tensor]:
     """Both views of B plans, as `synthetic.scene.render`, and what the camera makes of them.
 
     Returns:
         images: [2, B, H, W] uint8.
-        inverse_depth: [2, B, H, W] at the pixel centres, 0 where there is nothing.
+        inverse_depth: [2, B, H, W] per metre, along the optical axis at the pixel centres, 0 where there is nothing.
     """
     count, (width, height) = plans.maps.shape[1], plans.size
-    most = _MOST_HITS if plans.maps.is_cuda else _MOST_HITS_CPU
+    most = _MOST_TESTS if plans.maps.is_cuda else _MOST_TESTS_CPU
     together = max(1, most // (plans.maps.shape[2] * width * height))
     images = plans.maps.new_empty(2, count, height, width, dtype=torch.float32)
     inverse_depth = torch.empty_like(images)
@@ -150,13 +163,15 @@ def pictures(plans: Plans, atlas: Atlas) -> tuple[Tensor, Tensor]:
         for start in range(0, count, together):
             some = slice(start, start + together)
             images[view, some], inverse_depth[view, some] = _views(
-                plans.maps[view, some], plans.parts[some], plans.tones[some], plans.size, atlas
+                plans.maps[view, some], plans.areas[view, some], plans.parts[some], plans.tones[some], plans.size, atlas
             )
     generator = torch.Generator(images.device).manual_seed(plans.seed)
     return degrade(images.flatten(0, 1), plans.effects, generator).unflatten(0, (2, count)), inverse_depth
 
 
-def _views(maps: Tensor, parts: Tensor, tones: Tensor, size: tuple[int, int], atlas: Atlas) -> tuple[Tensor, Tensor]:
+def _views(
+    maps: Tensor, areas: Tensor, parts: Tensor, tones: Tensor, size: tuple[int, int], atlas: Atlas
+) -> tuple[Tensor, Tensor]:
     """Grey values and inverse depths [V, H, W] of V views with Q quads each."""
     width, height = size
     columns = torch.arange(width, device=maps.device)
@@ -170,8 +185,7 @@ def _views(maps: Tensor, parts: Tensor, tones: Tensor, size: tuple[int, int], at
     flat = quad.flatten(1)
     part = parts.gather(1, flat[..., None].expand(-1, -1, parts.shape[2])).view(*quad.shape, -1)
     gain, offset = tones.gather(1, flat[..., None].expand(-1, -1, 2)).view(*quad.shape, 2).unbind(-1)
-    areas = torch.linalg.det(maps).abs().float().gather(1, flat).view(quad.shape)
-    grey = _sampled(atlas, part, a, b, inverse_depth, areas)
+    grey = _sampled(atlas, part, a, b, inverse_depth, areas.gather(1, flat).view(quad.shape))
     grey = (offset + gain * grey).clamp(0, 255)
     return torch.where(inverse_depth > 0, grey, 0), inverse_depth
 
@@ -201,17 +215,22 @@ def _last_level(height: Tensor, width: Tensor) -> Tensor:
 
 
 def cell_targets(plans: Plans, inverse_depth: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the coarse cells of a view lie in the other one: points [B, L, 2], visible and hidden [B, L].
+    """Where the coarse cells of a view lie in the other one, as `views.cell_targets`.
 
-    As `views.cell_targets`.
+    Args:
+        inverse_depth: [2, B, H, W] of `render_pairs`.
+        view: 0 or 1.
+
+    Returns:
+        points: [B, L, 2] pixels (x, y) in the other view; visible, hidden: [B, L].
     """
     width, height = plans.size
     other = 1 - view
     x, y = (torch.arange(0, side, COARSE_STRIDE, device=inverse_depth.device) for side in plans.size)
     pixels = torch.cartesian_prod(y, x).flip(1).double()  # [L, 2]
     here = inverse_depth[view][:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).double()
-    rays = F.pad(pixels, (0, 1), value=1.0) @ torch.linalg.inv(plans.intrinsics[view]).transpose(1, 2)
-    motion = torch.linalg.inv(plans.poses[other]) @ plans.poses[view]
+    rays = F.pad(pixels, (0, 1), value=1.0) @ plans.rays[view].transpose(1, 2)
+    motion = plans.motions[view]
     scene = (rays / here[..., None]) @ motion[:, :3, :3].transpose(1, 2) + motion[:, None, :3, 3]
     ahead = scene[..., 2] > NEAR
     projected = scene @ plans.intrinsics[other].transpose(1, 2)
@@ -219,7 +238,7 @@ def cell_targets(plans: Plans, inverse_depth: Tensor, view: int) -> tuple[Tensor
     last = points.new_tensor([width - 1, height - 1])
     inside = ((points >= 0) & (points <= last)).all(dim=2) & ahead
     there = _bilinear(inverse_depth[other], torch.where(inside[..., None], points, 0))
-    visible = inside & ((there * scene[..., 2] - 1).abs() < _TOLERANCE)
+    visible = inside & ((there * scene[..., 2] - 1).abs() < SAME_DEPTH)
     near = ((points >= -COARSE_STRIDE) & (points < last + 1 + COARSE_STRIDE)).all(dim=2) & ahead
     hidden = ~visible & (~near | inside)
     return torch.where(ahead[..., None], points, 0).nan_to_num().float(), visible, hidden

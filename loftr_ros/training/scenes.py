@@ -19,7 +19,7 @@ from loftr_ros.types import Array
 
 @dataclass(frozen=True)
 class Surface(Parallelogram):
-    """A quad (loftr_ros.synthetic.scene) whose texture is not cut out yet."""
+    """A quad (loftr_ros.synthetic.scene) whose texture, `swatch`, is not cut out yet."""
 
     swatch: Swatch
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import log
 from loftr_ros.training.config import STAGES, TrainingConfig
-from loftr_ros.training.data import Batch, TrainingBatches, TrainingPlans, drawn_ahead, validation_batches
+from loftr_ros.training.data import Batch, TrainingBatches, TrainingPlans, rendered_ahead, validation_batches
 from loftr_ros.training.losses import Losses
 from loftr_ros.training.raycast import Atlas
 from loftr_ros.training.trainer import Trainer, read_checkpoint
@@ -196,26 +197,29 @@ def train(rank: int, run: Run) -> None:
         trainer.load_checkpoint(run.checkpoint)
     elif run.init:
         trainer.start_from(read_state_dict(run.init))
-    data = batches(run, rank, trainer.step, device)
-    observer = Observer(run, trainer) if rank == 0 else None
-    for batch in data:
-        result = trainer.train_step(batch)
-        if observer:
-            observer.after_step(result)
-        if trainer.progress >= 1:
-            break
+    with contextlib.closing(batches(run, rank, trainer.step, device)) as data:
+        observer = Observer(run, trainer) if rank == 0 else None
+        for batch in data:
+            result = trainer.train_step(batch)
+            if observer:
+                observer.after_step(result)
+            if trainer.progress >= 1:
+                break
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def batches(run: Run, rank: int, first_step: int, device: torch.device) -> Iterator[Batch]:
-    """The batches from a step on: planned by other processes, and rendered by them too where there is no GPU."""
+def batches(run: Run, rank: int, first_step: int, device: torch.device) -> Generator[Batch, None, None]:
+    """The batches from a step on: planned by other processes, and rendered by them too where there is no GPU.
+
+    They are made beside what follows the call. To be closed.
+    """
     textures = Textures(run.photos)
     if device.type != "cuda":
-        yield from loaded(TrainingBatches(run.config, textures, rank), run.config, first_step)
-        return
+        made = loaded(TrainingBatches(run.config, textures, rank), run.config, first_step)
+        return (batch for batch in made)
     planned = loaded(TrainingPlans(run.config, textures, rank), run.config, first_step)
-    yield from drawn_ahead(planned, Atlas(textures, device), device)
+    return rendered_ahead(planned, Atlas(Textures(run.photos), device), device)
 
 
 def loaded(items: Dataset[T], config: TrainingConfig, first_step: int) -> Iterator[T]:

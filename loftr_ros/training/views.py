@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.synthetic.scene import NEAR, Quad, edges_of, inverse_depths_of, render, transfer_pixels
+from loftr_ros.synthetic.scene import NEAR, SAME_DEPTH, Quad, edges_of, inverse_depths_of, render, transfer_pixels
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.photometric import Effects, degrade, random_effects, stacked
 from loftr_ros.training.scenes import Surface, random_scene
@@ -20,7 +20,6 @@ from loftr_ros.types import Array
 _LEAST_OVERLAP = 0.2  # share of the first view that the second sees
 _ATTEMPTS = 4
 _OVERLAP_RAYS = (12, 9)  # columns and rows, to tell the overlap before anything is rendered
-_OVERLAP_TOLERANCE = 0.01  # relative difference of inverse depth
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class Plan:
 
     Attributes:
         surfaces: what there is.
-        intrinsics: [2, 3, 3]; poses: [2, 4, 4] pose_world_camera.
+        intrinsics: [2, 3, 3]; poses: [2, 4, 4] pose_world_camera, metres.
         effects: what the camera does to the two pictures.
-        noise_seed: of the camera's noise.
+        noise_seed: of the cameras' noise where it is rendered alone, on the CPU.
     """
 
     surfaces: list[Surface]
@@ -89,7 +88,8 @@ def random_sample(rng: np.random.Generator, textures: Textures, size: tuple[int,
 def rendered(plan: Plan, textures: Textures, size: tuple[int, int]) -> Sample:
     """The pictures and correspondences of a plan, on the CPU."""
     quads = [Quad(s.origin, s.edge_u, s.edge_v, textures.pixels(s.swatch)) for s in plan.surfaces]
-    views = [View(*render(quads, k, size, pose), k, pose) for k, pose in zip(plan.intrinsics, plan.poses)]
+    cameras = zip(plan.intrinsics, plan.poses)
+    views = [View(*render(quads, matrix, size, pose), matrix, pose) for matrix, pose in cameras]
     images = torch.from_numpy(np.stack([view.image for view in views]))
     images = degrade(images, stacked(plan.effects), torch.Generator().manual_seed(plan.noise_seed))
     return Sample(images.numpy(), cell_targets(*views), cell_targets(*views[::-1]))
@@ -127,7 +127,7 @@ def overlap(surfaces: list[Surface], intrinsics: Array, poses: Array, size: tupl
     pixels = pixels[:, :2] / pixels[:, 2:]
     inside = (pixels >= 0).all(axis=1) & (pixels <= np.array(size) - 1).all(axis=1)
     there = inverse_depths_of(edges, intrinsics[1], poses[1], pixels[inside])
-    seen = np.abs(there * scene[inside, 2] - 1) < _OVERLAP_TOLERANCE
+    seen = np.abs(there * scene[inside, 2] - 1) < SAME_DEPTH
     return np.count_nonzero(seen) / len(points)
 
 
@@ -175,11 +175,11 @@ def cell_targets(view: View, other: View) -> Targets:
         other.depth, other.intrinsics, other.pose_world_camera,
     )  # fmt: skip
     # Points behind the camera are NaN: hidden too, since every pixel has a depth in scenes with surroundings.
-    hidden = ~visible & _far_from_visible(points, visible, other.depth.shape)
+    hidden = ~visible & _far_from_visible(points, other.depth.shape)
     return Targets(np.nan_to_num(points).astype(np.float32), visible, hidden)
 
 
-def _far_from_visible(points: Array, visible: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _far_from_visible(points: Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """[L] False just outside the other image, where the border cells still see the point's surroundings."""
     margin = COARSE_STRIDE
     near = (points >= -margin).all(axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -357,6 +358,16 @@ def test_bad_parameters_stop_the_start_with_one_sentence(parameters, sentence):
     assert text.startswith("error: ")
     assert sentence in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.005, 0.02, 0.1, 0.3])
+def test_a_second_sigint_does_not_disturb_the_end(apart_s):
+    """As from `ros2 launch` without a terminal: from its process group, and from launch itself."""
+    with running_node("twice", matcher="orb") as process:
+        assert any("Waiting for images" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        time.sleep(apart_s)
+    assert "Exception ignored" not in process.log
 
 
 def test_no_extrinsics_and_no_tf_is_said():

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -298,10 +300,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"The arguments are refused: {brief(error)}.") from None
     node = None
     try:
+        executor = SingleThreadedExecutor()  # before the node says that it is ready: whoever waits for that may end it
         node = VisualOdometryNode()
         if node.config.node.autostart:
             node.start()
-        executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -316,8 +318,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """What SIGINT does: `ros2 launch` without a terminal sends it twice, the second time while the node cleans up."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    raise KeyboardInterrupt
+
+
 def entry_point() -> int:
-    return cli.run(main)
+    signal.signal(signal.SIGINT, _interrupt_once)
+    code = cli.run(main)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own end would give it its default back, which kills
+    return code
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_pictures_and_targets_are_those_of_the_z_buffer(plans, textures, atlas):
         mine, theirs = getattr(together, name).cpu().int(), getattr(one_by_one, name).int()
         difference = (mine - theirs).abs().float()
         assert difference.mean() < 0.5
-        assert (difference > 4).float().mean() < 0.015  # borders of textures, whose halvings see what lies beyond
+        assert (difference > 4).float().mean() < 0.015  # halvings are of pictures, not of their mirrored parts
     for name in ("visible01", "hidden01", "visible10", "hidden10"):
         assert (getattr(together, name).cpu() != getattr(one_by_one, name)).float().mean() < 0.002
     for side in ("01", "10"):
@@ -62,6 +62,20 @@ def test_pictures_and_targets_are_those_of_the_z_buffer(plans, textures, atlas):
         assert seen.float().mean() > 0.3
         points = [getattr(batch, f"points{side}").cpu()[seen] for batch in (together, one_by_one)]
         assert (points[0] - points[1]).abs().max() < 1e-3
+
+
+def test_whole_pictures_are_the_same_to_a_grey_level(plans, textures, atlas):
+    def whole(surface):
+        height, width = textures.picture(surface.swatch.picture).shape
+        swatch = dataclasses.replace(surface.swatch, top=0, left=0, height=height, width=width, mirrored=False)
+        return dataclasses.replace(surface, swatch=swatch)
+
+    effects = (NO_EFFECTS, NO_EFFECTS)
+    plain = [dataclasses.replace(p, surfaces=[whole(s) for s in p.surfaces], effects=effects) for p in plans]
+    one_by_one = collate([rendered(plan, textures, SIZE) for plan in plain], 0)
+    together = rendered_batch(Plans.of(plain, SIZE, 0).to(DEVICE), atlas)
+    difference = (together.images0.cpu().int() - one_by_one.images0.int()).abs().float()
+    assert (difference > 1).float().mean() < 0.002
 
 
 def test_the_size_of_the_pieces_does_not_matter(plans, atlas, monkeypatch):
@@ -76,7 +90,7 @@ def test_both_views_share_what_was_asked_for(plans, textures):
     for plan in plans:
         told = overlap(plan.surfaces, plan.intrinsics, plan.poses, SIZE)
         seen = rendered(plan, textures, SIZE).targets0.visible.mean()
-        assert told >= 0.2 or seen >= 0.1
+        assert told >= 0.2
         assert told == pytest.approx(seen, abs=0.12)
 
 
@@ -138,7 +152,7 @@ def test_what_no_ray_meets_is_black_and_unknown(plans, textures, atlas):
     intrinsics = np.array([[100.0, 0, 64.2], [0, 100.0, 48], [0, 0, 1]])
     few = dataclasses.replace(
         plan, surfaces=[facing, edge_on], intrinsics=np.stack([intrinsics] * 2), poses=poses,
-        effects=(dataclasses.replace(NO_EFFECTS),) * 2,
+        effects=(NO_EFFECTS,) * 2,
     )  # fmt: skip
     images, inverse_depth = render_pairs(Plans.of([few, plan], SIZE, 0).to(DEVICE), atlas)
     assert images[0, 0, 48, 64] == 200 and inverse_depth[0, 0, 48, 64] == 1

@@ -7,7 +7,7 @@ poses are `pose_world_camera` [4, 4] (camera to world), lengths are metres.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -20,7 +20,7 @@ from loftr_ros.types import Array
 
 NEAR = 0.01  # metres; what is nearer to the camera is not drawn
 SAME_DEPTH = 0.01  # relative difference of inverse depth up to which two rays meet the same point
-_SMALLEST_LEVEL = 4  # texels; smaller pictures add nothing to a pyramid
+SMALLEST_LEVEL = 4  # texels; smaller pictures add nothing to a pyramid
 
 Image: TypeAlias = NDArray[np.float32]
 
@@ -53,11 +53,8 @@ class Quad(Parallelogram):
 
     @cached_property
     def pyramid(self) -> list[Image]:
-        """The texture and its halvings; texel i of level k is centred on texel i * 2^k of level 0."""
-        levels = [np.ascontiguousarray(self.texture, dtype=np.float32)]
-        for _ in range(levels_of(levels[0].shape) - 1):
-            levels.append(cv2.pyrDown(levels[-1]))
-        return levels
+        """Of the texture."""
+        return pyramid_of(self.texture)
 
     def corners(self) -> Array:
         """[4, 3] world metres, around the border."""
@@ -96,11 +93,11 @@ def render(
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), depth
 
 
-def levels_of(shape: Sequence[int]) -> int:
-    """How often a texture [h, w] is halved, and one more. Halving rounds up."""
-    levels, side = 1, min(shape)
-    while side >= 2 * _SMALLEST_LEVEL:
-        levels, side = levels + 1, -(-side // 2)
+def pyramid_of(texture: NDArray[np.uint8] | Image) -> list[Image]:
+    """A texture [h, w] and its halvings; texel i of level k is centred on texel i * 2^k of level 0."""
+    levels = [np.ascontiguousarray(texture, dtype=np.float32)]
+    while min(levels[-1].shape) >= 2 * SMALLEST_LEVEL:
+        levels.append(cv2.pyrDown(levels[-1]))
     return levels
 
 
@@ -281,13 +278,32 @@ def transfer_pixels(
         points1: [N, 2] pixels, NaN where view 0 has no depth or the point is behind camera 1.
         visible: [N] True where the point is inside view 1 and nothing hides it.
     """
-    inverse0 = inverse_depth_at(points0, depth0)
+    return transfer_points(
+        points0, inverse_depth_at(points0, depth0), intrinsics0, pose_world_camera0,
+        lambda points1: inverse_depth_at(points1, depth1), intrinsics1, pose_world_camera1, tolerance,
+    )  # fmt: skip
+
+
+def transfer_points(
+    points0: Array,
+    inverse_depth0: Array,
+    intrinsics0: Array,
+    pose_world_camera0: Array,
+    inverse_depth1_at: Callable[[Array], Array],
+    intrinsics1: Array,
+    pose_world_camera1: Array,
+    tolerance: float = SAME_DEPTH,
+) -> tuple[Array, NDArray[np.bool_]]:
+    """As `transfer_pixels`, from the inverse depths [N] of the points in view 0 and those of any pixels in view 1.
+
+    Both are NaN, or the first 0, where they are not known.
+    """
     rays = np.column_stack([points0, np.ones(len(points0))]) @ np.linalg.inv(intrinsics0).T
     pose_camera1_camera0 = np.linalg.inv(pose_world_camera1) @ pose_world_camera0
-    scene = rays / inverse0[:, None] @ pose_camera1_camera0[:3, :3].T + pose_camera1_camera0[:3, 3]
+    known = np.where(inverse_depth0 > 0, inverse_depth0, np.nan)
+    scene = rays / known[:, None] @ pose_camera1_camera0[:3, :3].T + pose_camera1_camera0[:3, 3]
     scene[~(scene[:, 2] > NEAR)] = np.nan
     projected = scene @ intrinsics1.T
     points1 = projected[:, :2] / projected[:, 2:]
-    inverse1 = inverse_depth_at(points1, depth1)
-    visible = np.abs(inverse1 * scene[:, 2] - 1) < tolerance  # NaN compares False
+    visible = np.abs(inverse_depth1_at(points1) * scene[:, 2] - 1) < tolerance  # NaN compares False
     return points1, visible

@@ -40,7 +40,8 @@ def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     if config.stage != "all":
         guesses = jittered_matches(batch, generator) if config.stage == "jitter" else found_matches(network, batch)
         refinement = refinement_loss(network, batch, guesses, config)
-        return Losses(refinement, *(torch.zeros_like(refinement) for _ in range(4)), refinement)
+        nothing = torch.zeros_like(refinement)
+        return Losses(refinement, nothing, nothing, nothing, nothing, refinement)
     # 1. Features and coarse assignment
     features0, features1 = features_of_pairs(network, batch, random_offset(config.position_offset, generator))
     tokens0, tokens1 = network.loftr_coarse.together(features0.tokens, features1.tokens)

@@ -6,18 +6,17 @@ Every ray meets every quad: more work than with a z-buffer and bounding boxes, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.synthetic.scene import NEAR, SAME_DEPTH, edges_of, levels_of, pixels_to_quads
+from loftr_ros.synthetic.scene import NEAR, SAME_DEPTH, SMALLEST_LEVEL, edges_of, pixels_to_quads, pyramid_of
 from loftr_ros.synthetic.textures import Swatch, Textures
 from loftr_ros.training.photometric import degrade, stacked
 from loftr_ros.training.views import Plan
@@ -36,14 +35,14 @@ class Atlas:
 
     def __init__(self, textures: Textures, device: torch.device) -> None:
         with ThreadPoolExecutor() as pool:  # OpenCV decodes without Python's lock
-            pyramids = list(pool.map(lambda number: _pyramid(textures.picture(number)), range(len(textures))))
+            pyramids = list(pool.map(lambda number: pyramid_of(textures.picture(number)), range(len(textures))))
         depth = max(len(levels) for levels in pyramids)
         shapes = torch.zeros(len(pyramids), depth, 2, dtype=torch.long)
         for number, levels in enumerate(pyramids):
             shapes[number, : len(levels)] = torch.tensor([level.shape for level in levels])
         sizes = shapes.prod(dim=2).flatten()
         starts = (sizes.cumsum(0) - sizes).view(len(pyramids), depth)
-        flat = np.concatenate([level.ravel() for levels in pyramids for level in levels])
+        flat = np.concatenate([level.astype(np.float16).ravel() for levels in pyramids for level in levels])
         self.texels = torch.from_numpy(flat).to(device)
         self.starts, self.heights, self.widths = (t.to(device) for t in (starts, shapes[..., 0], shapes[..., 1]))
 
@@ -62,14 +61,6 @@ class Atlas:
         rows = [start + (top.long() + k).clamp(min=0).minimum(last_y) * (last_x + 1) for k in (0, 1)]
         (a, b), (c, d) = ([self.texels[row + column].float() for column in columns] for row in rows)
         return torch.lerp(torch.lerp(a, b, across), torch.lerp(c, d, across), down)
-
-
-def _pyramid(picture: np.ndarray) -> list[np.ndarray]:
-    """Half-precision levels of a picture, as Quad.pyramid makes them."""
-    levels = [np.ascontiguousarray(picture, dtype=np.float32)]
-    for _ in range(levels_of(picture.shape) - 1):
-        levels.append(cv2.pyrDown(levels[-1]))
-    return [level.astype(np.float16) for level in levels]
 
 
 @dataclass(frozen=True)
@@ -126,21 +117,17 @@ class Plans:
         )
 
     def to(self, device: torch.device) -> Plans:
-        moved = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
-        return self._with(moved)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Plans:
         """In memory from which a GPU copies while the CPU goes on; called by torch's DataLoader."""
-        return self._with({name: value.pin_memory() for name, value in self._tensors().items()})
+        return self._with(lambda tensor: tensor.pin_memory())
 
-    def _tensors(self) -> dict[str, Tensor]:
-        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return own | {f"effects.{name}": value for name, value in self.effects.items()}
-
-    def _with(self, tensors: dict[str, Tensor]) -> Plans:
-        own = {name: value for name, value in tensors.items() if "." not in name}
-        effects = {name: tensors[f"effects.{name}"] for name in self.effects}
-        return Plans(size=self.size, seed=self.seed, effects=effects, **own)
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Plans:
+        """The same with each tensor changed."""
+        own = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        effects = {name: change(value) for name, value in self.effects.items()}
+        return replace(self, effects=effects, **own)
 
 
 def _part(swatch: Swatch) -> tuple[int, ...]:
@@ -210,8 +197,8 @@ def _sampled(atlas: Atlas, part: Tensor, a: Tensor, b: Tensor, nearness: Tensor,
 
 
 def _last_level(height: Tensor, width: Tensor) -> Tensor:
-    """`levels_of` a texture, less one; halving an odd side rounds up, which can change the last level only."""
-    return torch.log2(height.minimum(width) / 4).floor().clamp(min=0)
+    """Of `pyramid_of` a texture; there halving an odd side rounds up, which may give one more."""
+    return torch.log2(height.minimum(width) / SMALLEST_LEVEL).floor().clamp(min=0)
 
 
 def cell_targets(plans: Plans, inverse_depth: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,7 @@ from loftr_ros.training import log
 from loftr_ros.training.config import STAGES, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, TrainingPlans, rendered_ahead, validation_batches
 from loftr_ros.training.losses import Losses
-from loftr_ros.training.raycast import Atlas
+from loftr_ros.training.raycast import Atlas, Plans
 from loftr_ros.training.trainer import Trainer, read_checkpoint
 from loftr_ros.training.validation import Scores, validate
 
@@ -216,9 +216,10 @@ def batches(run: Run, rank: int, first_step: int, device: torch.device) -> Gener
     """
     textures = Textures(run.photos)
     if device.type != "cuda":
-        made = loaded(TrainingBatches(run.config, textures, rank), run.config, first_step)
+        made: Iterator[Batch] = loaded(TrainingBatches(run.config, textures, rank), run.config, first_step)
         return (batch for batch in made)
-    planned = loaded(TrainingPlans(run.config, textures, rank), run.config, first_step)
+    planned: Iterator[Plans] = loaded(TrainingPlans(run.config, textures, rank), run.config, first_step)
+    # Of textures of its own, since these keep all pictures that were looked at, and the plans' live on.
     return rendered_ahead(planned, Atlas(Textures(run.photos), device), device)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
-from loftr_ros.synthetic.scene import NEAR, SAME_DEPTH, Quad, edges_of, inverse_depths_of, render, transfer_pixels
+from loftr_ros.synthetic.scene import Quad, edges_of, inverse_depths_of, render, transfer_pixels, transfer_points
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training.photometric import Effects, degrade, random_effects, stacked
 from loftr_ros.training.scenes import Surface, random_scene
@@ -117,18 +118,10 @@ def overlap(surfaces: list[Surface], intrinsics: Array, poses: Array, size: tupl
     edges = edges_of(surfaces)
     x, y = (np.linspace(0, side - 1, count) for side, count in zip(size, _OVERLAP_RAYS))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    inverse = inverse_depths_of(edges, intrinsics[0], poses[0], points)
-    known = inverse > 0
-    rays = np.column_stack([points, np.ones(len(points))])[known] @ np.linalg.inv(intrinsics[0]).T
-    motion = np.linalg.inv(poses[1]) @ poses[0]
-    scene = rays / inverse[known, None] @ motion[:3, :3].T + motion[:3, 3]
-    scene = scene[scene[:, 2] > NEAR]
-    pixels = scene @ intrinsics[1].T
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    inside = (pixels >= 0).all(axis=1) & (pixels <= np.array(size) - 1).all(axis=1)
-    there = inverse_depths_of(edges, intrinsics[1], poses[1], pixels[inside])
-    seen = np.abs(there * scene[inside, 2] - 1) < SAME_DEPTH
-    return np.count_nonzero(seen) / len(points)
+    first, second = (partial(inverse_depths_of, edges, *camera) for camera in zip(intrinsics, poses))
+    ends, seen = transfer_points(points, first(points), intrinsics[0], poses[0], second, intrinsics[1], poses[1])
+    inside = (ends >= 0).all(axis=1) & (ends <= np.array(size) - 1).all(axis=1)
+    return float(np.mean(seen & inside))
 
 
 def _intrinsics(rng: np.random.Generator, size: tuple[int, int]) -> Array:

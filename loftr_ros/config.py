@@ -205,6 +205,9 @@ class OdometryConfig(Group):
     window: int = setting(
         6, "Keyframes that are adjusted together (bundle adjustment); below 3: none.", minimum=1, maximum=50
     )
+    refine_calibration: bool = setting(
+        True, "Learn from the matches what the calibration leaves: the lens, the focal length and the centre."
+    )
     static_px: float = setting(
         0.3,
         "Median image motion between two frames, in pixels, below which the camera stands still.",

@@ -41,6 +41,7 @@ from loftr_ros.pictures import match_picture
 from loftr_ros.types import Estimate
 from loftr_ros.viewer import Viewer, matched_keyframe
 
+_WORTH_SAYING_PX = 1.0
 _PICTURE_WIDTH = 720
 
 
@@ -203,6 +204,7 @@ def main(arguments: Sequence[str]) -> int:
         "command": shlex.join(["replay", *arguments]),
         "version": loftr_ros.__version__,
         "config": config_to_dict(config),
+        "learned_calibration": odometry.learned_calibration,
     }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)
@@ -224,6 +226,10 @@ def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:
             f" scale {metrics['scale']:.3f}, over {metrics['path_length_m']:.1f} m"
         )
         print(f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame")
+    learned = metrics.get("learned_calibration", {})
+    if learned.get("off_px", 0.0) > _WORTH_SAYING_PX:
+        numbers = ", ".join(f"{name} {value:g}" for name, value in learned.items() if name != "off_px")
+        print(f"calibration off by up to {learned['off_px']:.1f} px at the edge of the image, corrected by {numbers}")
     if output is not None:
         print(f"results in {output}")
 

@@ -6,7 +6,7 @@ The models and the order of their coefficients are those of sensor_msgs/CameraIn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from loftr_ros.errors import InputError, brief
 from loftr_ros.files import read_yaml
+from loftr_ros.geometry.correction import corrected, uncorrected
 from loftr_ros.types import Array
 
 # Number of coefficients that each model takes. An empty name is what drivers of ideal cameras send.
@@ -35,6 +36,7 @@ class Camera:
         matrix: [3, 3] intrinsics, pixel centres at integers.
         model: "plumb_bob", "rational_polynomial" or "equidistant".
         distortion: [K] its coefficients; empty: none.
+        correction: [6] of what these leave (loftr_ros.geometry.correction); empty: none.
     """
 
     width: int
@@ -42,13 +44,18 @@ class Camera:
     matrix: Array
     model: str = "plumb_bob"
     distortion: tuple[float, ...] = ()
+    correction: tuple[float, ...] = ()
 
     def same_as(self, other: Camera) -> bool:
         """Whether all numbers are equal."""
         return (
-            (self.width, self.height, self.model, self.distortion)
-            == (other.width, other.height, other.model, other.distortion)
+            (self.width, self.height, self.model, self.distortion, self.correction)
+            == (other.width, other.height, other.model, other.distortion, other.correction)
         ) and np.array_equal(self.matrix, other.matrix)
+
+    def with_correction(self, correction: Array) -> Camera:
+        """The same with what its calibration leaves."""
+        return replace(self, correction=tuple(float(c) for c in correction))
 
     @property
     def focal(self) -> float:
@@ -57,7 +64,7 @@ class Camera:
 
     @property
     def is_ideal(self) -> bool:
-        """Straight lines stay straight. Never for equidistant: even without coefficients its radius is f * angle."""
+        """Straight lines stay straight, as calibrated. Never for equidistant, whose radius is f * angle anyway."""
         return self.model != "equidistant" and not any(self.distortion)
 
     @property
@@ -66,6 +73,10 @@ class Camera:
 
     def normalize(self, pixels: Array) -> Array:
         """[N, 2] pixels to undistorted (x / z, y / z)."""
+        points = self._undistorted(pixels)
+        return corrected(points, np.array(self.correction)) if self.correction else points
+
+    def _undistorted(self, pixels: Array) -> Array:
         points = np.asarray(pixels, dtype=np.float64).reshape(-1, 2)
         if self.is_ideal:
             return (points - self.matrix[:2, 2]) / np.array([self.matrix[0, 0], self.matrix[1, 1]])
@@ -80,6 +91,9 @@ class Camera:
     def project(self, points: Array) -> Array:
         """[N, 3] points in the camera frame, z > 0, to [N, 2] pixels."""
         points = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+        if self.correction:
+            measured = uncorrected(points[:, :2] / points[:, 2:], np.array(self.correction))
+            points = np.hstack([measured, np.ones((len(points), 1))])
         if self.is_ideal:
             return points[:, :2] / points[:, 2:] * np.array([self.matrix[0, 0], self.matrix[1, 1]]) + self.matrix[:2, 2]
         if len(points) == 0:
@@ -103,7 +117,7 @@ class Camera:
         matrix = self.matrix.copy()
         matrix[0, 0], matrix[1, 1] = self.matrix[0, 0] * scale[0], self.matrix[1, 1] * scale[1]
         matrix[:2, 2] = (self.matrix[:2, 2] + 0.5) * scale - 0.5
-        return Camera(width, height, matrix, self.model, self.distortion)
+        return replace(self, width=width, height=height, matrix=matrix)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +64,11 @@ class DepthMap:
         """Make all distances `factor` times longer."""
         self._mean /= factor
         self._sigma /= factor
+
+    def move(self, moved: Callable[[Array], Array]) -> None:
+        """Put the keypoints whose depth is known to other normalized points [N, 2]: those of another calibration."""
+        known = np.isfinite(self._sigma)
+        self._points[known] = moved(self._points[known])
 
     @property
     def precise(self) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from loftr_ros.odometry.keyframe import (
 from loftr_ros.odometry.known_places import KnownPlaces
 from loftr_ros.odometry.loss import Loss
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
+from loftr_ros.odometry.self_calibration import SelfCalibration, moved
 from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
 from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, Track, refuse_doubtful, track
@@ -108,6 +110,7 @@ class VisualOdometry:
         self._reference = Reference()
         self._trace = Trace()
         self._loss = Loss(self.matcher.match_features)
+        self._calibration = SelfCalibration(self.camera)
         self._maps = 0
         self._scene_depth = 1.0
         self._unit = MapUnit(self.scale)
@@ -121,6 +124,16 @@ class VisualOdometry:
     def keyframe(self) -> Keyframe | None:
         """The present keyframe, with its depths."""
         return self._keyframe
+
+    @property
+    def refined_camera(self) -> Camera:
+        """The camera with what was learned of it."""
+        return self._calibration.camera
+
+    @property
+    def learned_calibration(self) -> dict[str, float]:
+        """By how much the edge of the image was off (off_px), and what corrects that; see SelfCalibration."""
+        return self._calibration.told
 
     def process(self, frame: Frame) -> Estimate:
         """One frame's estimate. Frames must come in the order of their stamps.
@@ -165,7 +178,7 @@ class VisualOdometry:
 
     def _normalized(self, matches: Matches) -> tuple[Matches, NormalizedMatches]:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
-        points = normalize(matches, self.camera)
+        points = normalize(matches, self._calibration.camera)
         finite = np.isfinite(np.hstack([points.points0, points.points1])).all(axis=1)
         if finite.all():
             return matches, points
@@ -482,12 +495,24 @@ class VisualOdometry:
         self._window.cut_after(old)
         self._window.thin(old, _PASSING)
         self._window.add(new)
+        if motion is Motion.MOVING:
+            self._learn_calibration(matches[good], inverse(found.pose_frame_keyframe))
         if self._window.adjust():
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
         self._known.add(old)
         self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
+
+    def _learn_calibration(self, matches: Matches, pose_1_0: Array) -> None:
+        """Take in what two keyframes say about the lens, and see with it what is known."""
+        before = self._calibration.camera
+        if not self.config.refine_calibration or not self._calibration.learn(matches, pose_1_0):
+            return
+        change = partial(moved, before=before, after=self._calibration.camera)
+        self._window.move_points(change)
+        for keyframe in {id(each): each for each in (*self._window.keyframes, *self._known)}.values():
+            keyframe.move_points(change)
 
     def _matches_back(self, view: View, new: Keyframe) -> Matches:
         """Of the new keyframe with the old one, which is magnified where the frame was shrunk to match it."""
@@ -569,8 +594,9 @@ class VisualOdometry:
 
     def _start_again(self, view: View) -> Estimate:
         """Nothing known is in sight any more: a new map, at the last pose, whose error nobody knows."""
-        last = self._trace.last
+        last, calibration = self._trace.last, self._calibration
         self.reset(None if last is None else last.pose, _UNKNOWN)
+        self._calibration = calibration  # of the same lens
         estimate = self._begin(view.frame, view.features)
         return replace(
             estimate, reason="Lost for long: a new map starts at the last pose. What lies between is unknown."

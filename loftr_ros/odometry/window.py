@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -99,6 +99,11 @@ class Window:
         for keyframe in self.keyframes:
             if keyframe in self._links:
                 self._links[keyframe] = [link for link in self.links(keyframe) if link.target not in gone]
+
+    def move_points(self, moved: Callable[[Array], Array]) -> None:
+        """Put what the frames between keyframes, and these, saw to other normalized points [N, 2]."""
+        for keyframe in self.keyframes:
+            self._links[keyframe] = [replace(link, seen=moved(link.seen)) for link in self.links(keyframe)]
 
     @property
     def nodes(self) -> list[Node]:

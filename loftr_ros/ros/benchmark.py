@@ -45,7 +45,7 @@ class NodeMessages:
             header=Header(stamp=conversions.ns_to_stamp(frame.stamp_ns)),
             matched=odometry.keyframe,
             keyframe=odometry.keyframe,
-            camera=odometry.camera,
+            camera=odometry.refined_camera,
             pose_base_camera=np.eye(4),
             odometry_ms=0.0,
         )

@@ -203,7 +203,7 @@ class Tracker:
                 header=arrival.message.header,
                 matched=keyframe,
                 keyframe=odometry.keyframe,
-                camera=odometry.camera,
+                camera=odometry.refined_camera,
                 pose_base_camera=pose_base_camera,
                 odometry_ms=odometry_ms,
             )
@@ -213,6 +213,7 @@ class Tracker:
             "latency_ms": f"{1e3 * (time.monotonic() - arrival.seconds):.1f}",
             "processing_ms": f"{1e3 * (time.monotonic() - started):.1f}",
             "odometry_ms": f"{odometry_ms:.1f}",
+            "calibration_off_px": f"{odometry.learned_calibration['off_px']:.1f}",
         }
         self._report(estimate, times)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros import cli
-from loftr_ros.config import SCALE_SOURCES, config_from_dict
+from loftr_ros.config import SCALE_SOURCES, OdometryConfig, config_from_dict
 from loftr_ros.errors import InputError, LoftrRosError
 from loftr_ros.evaluation.sequences import (
     FolderRecording,
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
         Options(options.camera_info, options.rate, options.image_topic, options.scale == "depth"),
     )
     make_folder(options.output)
-    odometry = VisualOdometry(matcher_of(options), recording.camera, scale=scale)
+    # The given calibration is what COLMAP gets: poses have to fit it.
+    settings = OdometryConfig(refine_calibration=False)
+    odometry = VisualOdometry(matcher_of(options), recording.camera, settings, scale)
     # 1. Keyframes and their tracks
     views, failure = gather(recording, odometry, options.quiet)
     # 2. Points

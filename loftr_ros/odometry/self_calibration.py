@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loftr_ros.geometry.camera import Camera
-from loftr_ros.geometry.correction import COUNT, corrected, slopes, uncorrected
+from loftr_ros.geometry.correction import COUNT, changes, corrected, slopes, uncorrected
 from loftr_ros.geometry.se3 import rotation_from_vector, skew
 from loftr_ros.geometry.two_view import homogeneous
 from loftr_ros.odometry.keyframe import DEPENDENT
@@ -30,7 +30,7 @@ _NOISE = COUNT - 2
 # What changes no point by more than this is not worth a change of all that is known (a 20th of a pixel of 500).
 _NOTICED = 1e-4
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
-_ITERATIONS = 3
+_ITERATIONS = 2
 _STEP = 1e-6  # of numerical derivatives
 _MOTION = 5  # unknowns of a motion without length
 
@@ -114,90 +114,97 @@ def _outline(camera: Camera) -> Array:
     return np.concatenate([*across, *(np.stack([np.full(9, column), y], axis=1) for column in (0, camera.width - 1))])
 
 
-@dataclass(frozen=True)
 class _Pair:
-    """Normalized points [N, 2] as the given calibration has them, and [N] deviations of points1."""
+    """Two views as the given calibration has them: normalized points [N, 2], and [N] deviations of points1."""
 
-    points0: Array
-    points1: Array
-    sigma1: Array
+    def __init__(self, points0: Array, points1: Array, sigma1: Array) -> None:
+        self.points0, self.points1, self.sigma1 = points0, points1, sigma1
+        self._changes0, self._changes1 = changes(points0), changes(points1)
+
+    def sight(self, correction: Array) -> _Sight:
+        return _Sight(
+            homogeneous(self.points0 - self._changes0 @ correction),
+            homogeneous(self.points1 - self._changes1 @ correction),
+            slopes(self.points1, correction),
+        )
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """Corrected rays [N, 3] of both views, and the derivative [N, 2, 2] of the second by its measured points."""
+
+    rays0: Array
+    rays1: Array
+    slopes1: Array
 
 
 @dataclass(frozen=True)
 class _Motion:
-    """rotation [3, 3], and a translation of length 1 along the first row of axes [3, 3]."""
+    """rotation [3, 3], and the direction of the translation [3]."""
 
     rotation: Array
-    axes: Array
+    direction: Array
 
-    def moved(self, step: Array) -> _Motion:
-        """By a rotation vector, and along the other two axes."""
-        direction = self.axes[0] + step[3] * self.axes[1] + step[4] * self.axes[2]
-        return _Motion(rotation_from_vector(step[:3]) @ self.rotation, _axes(direction))
+    def moved(self, step: Array, axes: Array) -> _Motion:
+        """By a rotation vector, and along two axes [2, 3] across the direction."""
+        direction = self.direction + step[3:] @ axes
+        return _Motion(rotation_from_vector(step[:3]) @ self.rotation, direction / np.linalg.norm(direction))
+
+    @property
+    def axes(self) -> Array:
+        """[2, 3] unit vectors across the direction."""
+        axes: Array = np.linalg.svd(self.direction[None])[2][1:]
+        return axes
 
 
-def _axes(direction: Array) -> Array:
-    """[3, 3] orthonormal rows, the first along the direction."""
-    unit = direction / np.linalg.norm(direction)
-    return np.vstack([unit, np.linalg.svd(unit[None])[2][1:]])
-
-
-def _residuals(pair: _Pair, correction: Array, motion: _Motion) -> Array:
+def _residuals(sight: _Sight, motion: _Motion, sigma1: Array) -> Array:
     """[N] distances of measured points1 from their epipolar lines, in standard deviations.
 
     In the image as it is measured: lines in corrected images would look nearer where a correction makes images smaller.
     """
-    essential = skew(motion.axes[0]) @ motion.rotation
-    lines = homogeneous(corrected(pair.points0, correction)) @ essential.T
-    off = np.sum(homogeneous(corrected(pair.points1, correction)) * lines, axis=1)
-    normals = np.einsum("nij,ni->nj", slopes(pair.points1, correction), lines[:, :2])
-    return off / (np.linalg.norm(normals, axis=1) * pair.sigma1 + 1e-12)
+    lines = sight.rays0 @ (skew(motion.direction) @ motion.rotation).T
+    off = np.einsum("ni,ni->n", sight.rays1, lines)
+    normals = np.einsum("nij,ni->nj", sight.slopes1, lines[:, :2])
+    return off / (np.hypot(normals[:, 0], normals[:, 1]) * sigma1 + 1e-12)
 
 
 def _evidence(pair: _Pair, correction: Array, pose_1_0: Array) -> tuple[Array, Array] | None:
     """Information matrix [6, 6] of a pair about the correction, and that times the correction [6]; None: nothing."""
-    motion = _Motion(pose_1_0[:3, :3], _axes(pose_1_0[:3, 3]))
+    sight = pair.sight(correction)
+    motion = _Motion(pose_1_0[:3, :3], pose_1_0[:3, 3] / np.linalg.norm(pose_1_0[:3, 3]))
     try:
         for _ in range(_ITERATIONS):
-            system = _linearize(pair, correction, motion)
-            motion = motion.moved(np.asarray(-np.linalg.solve(system.motion, system.motion_gradient), np.float64))
-        system = _linearize(pair, correction, motion)
-        eliminated = np.linalg.solve(system.motion, np.column_stack([system.mixed.T, system.motion_gradient]))
+            start, columns = _about_motion(sight, motion, pair.sigma1)
+            normal, gradient = _normal_equations(start, columns)
+            motion = motion.moved(np.asarray(-np.linalg.solve(normal, gradient), np.float64), motion.axes)
+        start, columns = _about_motion(sight, motion, pair.sigma1)
+        shifted = (pair.sight(correction + step) for step in _STEP * np.eye(COUNT))
+        columns += [(_residuals(each, motion, pair.sigma1) - start) / _STEP for each in shifted]
+        normal, gradient = _normal_equations(start, columns)
+        mixed = normal[_MOTION:, :_MOTION]
+        eliminated = np.linalg.solve(normal[:_MOTION, :_MOTION], np.column_stack([mixed.T, gradient[:_MOTION]]))
     except np.linalg.LinAlgError:
         return None
-    information = system.lens - system.mixed @ eliminated[:, :COUNT]
-    gradient = system.lens_gradient - system.mixed @ eliminated[:, COUNT]
+    information = normal[_MOTION:, _MOTION:] - mixed @ eliminated[:, :COUNT]
+    gradient = gradient[_MOTION:] - mixed @ eliminated[:, COUNT]
     if not (np.isfinite(information).all() and np.isfinite(gradient).all()):
         return None
     return information, information @ correction - gradient
 
 
-@dataclass(frozen=True)
-class _System:
-    """Normal equations: of the motion [5], of the correction [6], and between them."""
-
-    motion: Array  # [5, 5]
-    motion_gradient: Array  # [5]
-    lens: Array  # [6, 6]
-    lens_gradient: Array  # [6]
-    mixed: Array  # [6, 5]
+def _about_motion(sight: _Sight, motion: _Motion, sigma1: Array) -> tuple[Array, list[Array]]:
+    """Residuals [N], and their derivatives [N] by each of the five numbers of a motion without length."""
+    start, axes = _residuals(sight, motion, sigma1), motion.axes
+    steps = (motion.moved(step, axes) for step in _STEP * np.eye(_MOTION))
+    return start, [(_residuals(sight, each, sigma1) - start) / _STEP for each in steps]
 
 
-def _linearize(pair: _Pair, correction: Array, motion: _Motion) -> _System:
-    """With Cauchy weights, and deviations scaled so that they fit the residuals."""
-    start = _residuals(pair, correction, motion)
-    columns = [_residuals(pair, correction, motion.moved(step)) for step in np.eye(_MOTION) * _STEP]
-    columns += [_residuals(pair, correction + step, motion) for step in _STEP * np.eye(COUNT)]
-    jacobian = (np.stack(columns, axis=1) - start[:, None]) / _STEP
+def _normal_equations(start: Array, columns: list[Array]) -> tuple[Array, Array]:
+    """[K, K] and [K], with Cauchy weights, and deviations scaled so that they fit the residuals."""
+    jacobian = np.stack(columns, axis=1)
     scale = max(float(np.median(np.abs(start))) / 0.674, 0.1)
-    weight = 1 / (1 + (start / scale / _CAUCHY) ** 2) / scale**2
-    weighted = jacobian * weight[:, None]
-    normal, gradient = weighted.T @ jacobian, weighted.T @ start
-    own = slice(_MOTION), slice(_MOTION, None)
-    return _System(
-        normal[own[0], own[0]] + 1e-9 * np.trace(normal[own[0], own[0]]) * np.eye(_MOTION),
-        gradient[own[0]],
-        normal[own[1], own[1]],
-        gradient[own[1]],
-        normal[own[1], own[0]],
-    )
+    weighted = jacobian * (1 / (1 + (start / scale / _CAUCHY) ** 2) / scale**2)[:, None]
+    normal = weighted.T @ jacobian
+    motion = np.arange(_MOTION)
+    normal[motion, motion] += 1e-9 * np.trace(normal[:_MOTION, :_MOTION])  # no direction is without any hold
+    return normal, weighted.T @ start

@@ -102,6 +102,9 @@ def test_metrics_hold_what_the_contract_names(result):
         and metrics["metric"] is False
         and metrics["ms_per_frame_median"] > 0
     )
+    learned = metrics["learned_calibration"]
+    assert set(learned) == {"off_px", "k1", "p1", "p2", "focal_percent", "centre_x_px", "centre_y_px"}
+    assert 0 <= learned["off_px"] < 5
     assert metrics["config"]["matcher"] == "orb" and metrics["version"] == loftr_ros.__version__
     truth = np.array([line.split()[1:4] for line in truth_text().splitlines()], dtype=float)
     assert metrics["path_length_m"] == pytest.approx(np.linalg.norm(np.diff(truth, axis=0), axis=1).sum())

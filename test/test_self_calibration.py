@@ -8,6 +8,7 @@ import pytest
 from test_odometry import CAMERA, FORWARD, SIDEWAYS, WOBBLE, FakeMatcher, errors, frames, relative, unit_of
 
 from loftr_ros.config import OdometryConfig
+from loftr_ros.evaluation.replay import print_metrics
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_from_vector, transform
 from loftr_ros.odometry import VisualOdometry
@@ -174,3 +175,24 @@ def test_poses_are_still_those_of_the_first_camera():
         step = inverse(estimates[i].pose_world_camera) @ estimates[i + 1].pose_world_camera
         wanted = inverse(truth[i]) @ truth[i + 1]
         assert np.linalg.norm(step[:3, 3] / unit - wanted[:3, 3]) < 0.03
+
+
+def test_what_was_learned_is_told_in_pixels_and_numbers():
+    _, odometry = play(WOBBLE, LENS)
+    told, correction = odometry.learned_calibration, np.array(odometry.refined_camera.correction)
+    assert told["off_px"] == pytest.approx(distance_px(odometry.refined_camera, CAMERA), abs=0.01)
+    numbers = [told["k1"], told["p1"], told["p2"], told["focal_percent"] / 100]
+    np.testing.assert_allclose(numbers, correction[:4], atol=6e-6)
+    centre = np.array([told["centre_x_px"], told["centre_y_px"]])
+    np.testing.assert_allclose(centre, correction[4:] * CAMERA.focal, atol=0.006)
+    odometry.reset()
+    assert not any(odometry.learned_calibration.values())
+
+
+def test_replay_says_so_where_it_is_much(capsys):
+    metrics = {"frames": 1, "poses": 0, "states": {}, "ms_per_frame_median": None}
+    learned = dict.fromkeys(("k1", "p1", "p2", "focal_percent", "centre_x_px", "centre_y_px"), 0.25)
+    print_metrics({**metrics, "learned_calibration": {"off_px": 0.9, **learned}}, None)
+    assert "calibration" not in capsys.readouterr().out
+    print_metrics({**metrics, "learned_calibration": {"off_px": 4.04, **learned}}, None)
+    assert "calibration off by up to 4.0 px at the edge of the image, corrected by k1 0.25," in capsys.readouterr().out

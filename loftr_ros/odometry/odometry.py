@@ -178,7 +178,7 @@ class VisualOdometry:
 
     def _normalized(self, matches: Matches) -> tuple[Matches, NormalizedMatches]:
         """Matches, in pixels and normalized, without those whose ray the camera model does not tell."""
-        points = normalize(matches, self._calibration.camera)
+        points = normalize(matches, self.refined_camera)
         finite = np.isfinite(np.hstack([points.points0, points.points1])).all(axis=1)
         if finite.all():
             return matches, points
@@ -249,7 +249,7 @@ class VisualOdometry:
         """
         turn = fit_turn(view.points, 3 * self._threshold)
         rigid = fits_one_motion(view.points, self._threshold)
-        motion = judge_motion(self._reference, view.matches[rigid], self.camera, self.config.static_px)
+        motion = judge_motion(self._reference, view.matches[rigid], self.refined_camera, self.config.static_px)
         turned = turn.inliers.mean() >= _MOST_MATCHES
         if turned and motion is not Motion.MOVING:
             return self._turned(view, turn, motion)
@@ -383,7 +383,7 @@ class VisualOdometry:
         )
         tracked = keyframe.pose_world_camera[:3, :3] @ found.pose_frame_keyframe[:3, :3].T
         kept = view.matches[found.inliers]
-        motion = judge_motion(self._reference, kept, self.camera, self.config.static_px, tracked)
+        motion = judge_motion(self._reference, kept, self.refined_camera, self.config.static_px, tracked)
         pose = self._world_pose(keyframe, found, motion)
         covariance = self._world_covariance(keyframe, found)
         if motion is not Motion.MOVING:

@@ -206,7 +206,9 @@ class OdometryConfig(Group):
         6, "Keyframes that are adjusted together (bundle adjustment); below 3: none.", minimum=1, maximum=50
     )
     refine_calibration: bool = setting(
-        True, "Learn from the matches what the calibration leaves: the lens, the focal length and the centre."
+        True,
+        "Learn from the matches what the calibration leaves: the lens, the focal length and the centre.",
+        read_only=False,
     )
     static_px: float = setting(
         0.3,

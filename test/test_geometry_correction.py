@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.camera import Camera, calibration_lines, load_camera
 from loftr_ros.geometry.correction import changes, corrected, slopes, uncorrected
+from loftr_ros.geometry.refit import refitted
 
 MATRIX = np.array([[420.0, 0, 321.3], [0, 415.0, 238.6], [0, 0, 1]])
 GRID = np.stack(np.meshgrid(np.linspace(-0.9, 0.9, 13), np.linspace(-0.7, 0.7, 11)), axis=2).reshape(-1, 2)
@@ -77,3 +78,27 @@ def test_a_correction_is_part_of_the_camera():
     assert not camera.same_as(other) and other.same_as(camera.with_correction(SMALL))
     half = other.resized(320, 240)
     np.testing.assert_allclose(half.normalize((PIXELS + 0.5) / 2 - 0.5), other.normalize(PIXELS), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion"),
+    [
+        ("plumb_bob", ()),
+        ("", ()),
+        ("plumb_bob", (-0.28, 0.07, 1e-3, -5e-4)),
+        ("rational_polynomial", (0.3, 0.1, 1e-3, 1e-4, 0.01, 0.65, 0.2, 0.02)),
+    ],
+)
+def test_a_corrected_camera_can_be_written_as_a_calibration(tmp_path, model, distortion):
+    camera = Camera(640, 480, MATRIX, model, distortion).with_correction(3 * SMALL)
+    (tmp_path / "camera_info.yaml").write_text("\n".join(calibration_lines(refitted(camera), "refined")))
+    read = load_camera(tmp_path / "camera_info.yaml")
+    off = np.linalg.norm(read.normalize(PIXELS) - camera.normalize(PIXELS), axis=1) * 420
+    change = np.linalg.norm(camera.with_correction(()).normalize(PIXELS) - camera.normalize(PIXELS), axis=1) * 420
+    assert change.max() > 5 and off.max() < (0.2 * change.max() if distortion else 0.1)
+    assert np.median(off) < 0.5
+
+
+def test_a_camera_without_correction_needs_no_fit():
+    camera = Camera(640, 480, MATRIX)
+    assert refitted(camera) is camera

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_odometry import CAMERA, FORWARD, SIDEWAYS, WOBBLE, FakeMatcher, errors, frames, relative, unit_of
 
 from loftr_ros.config import OdometryConfig
+from loftr_ros.evaluation import replay
+from loftr_ros.evaluation.render_room import write_sequence
 from loftr_ros.evaluation.replay import print_metrics
-from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.camera import Camera, calibration_lines
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_from_vector, transform
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.odometry.self_calibration import SelfCalibration, moved
+from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.types import Matches
 
 LENS = CAMERA.with_correction(np.array([0.03, -0.002, 0.001, 0.012, 0.006, -0.005]))
@@ -196,3 +202,24 @@ def test_replay_says_so_where_it_is_much(capsys):
     assert "calibration" not in capsys.readouterr().out
     print_metrics({**metrics, "learned_calibration": {"off_px": 4.04, **learned}}, None)
     assert "calibration off by up to 4.0 px at the edge of the image, corrected by k1 0.25," in capsys.readouterr().out
+
+
+def test_replay_writes_a_calibration_that_the_next_one_starts_from(tmp_path, capsys):
+    room = make_room(room_camera(320, 240))
+    write_sequence(tmp_path / "sequence", room, round_trip(120)[:60], rate_hz=10.0)
+    told = Camera(320, 240, room.camera.matrix, "plumb_bob", (0.08, 0.0, 0.0, 0.0, 0.0))
+    (tmp_path / "told.yaml").write_text("\n".join(calibration_lines(told, "told")))
+    first, second = (tmp_path / "first", tmp_path / "second")
+
+    def play_with(calibration: Path, output: Path) -> dict:
+        options = ["--matcher", "sift", "--quiet", "--camera-info", str(calibration), "--output", str(output)]
+        assert replay.main([str(tmp_path / "sequence"), *options]) == 0
+        return json.loads((output / "metrics.json").read_text())
+
+    learned = play_with(tmp_path / "told.yaml", first)
+    assert f"corrected calibration in {first / 'camera_info_refined.yaml'}" in capsys.readouterr().out
+    again = play_with(first / "camera_info_refined.yaml", second)
+    exact = play_with(tmp_path / "sequence" / "camera_info.yaml", tmp_path / "exact")
+    assert learned["learned_calibration"]["off_px"] > 1.0
+    print(learned, again, exact)
+    assert again["ate_sim3_rmse_m"] < learned["ate_sim3_rmse_m"]

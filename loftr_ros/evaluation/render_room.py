@@ -14,7 +14,7 @@ from loftr_ros import cli
 from loftr_ros.errors import InputError
 from loftr_ros.evaluation.trajectory import Trajectory, seconds, write_tum
 from loftr_ros.files import make_folder, write_atomically, write_image
-from loftr_ros.geometry.camera import Camera
+from loftr_ros.geometry.camera import calibration_lines
 from loftr_ros.synthetic.room import Room, make_room, room_camera, round_trip
 from loftr_ros.types import Array
 
@@ -31,26 +31,8 @@ def write_sequence(folder: Path, room: Room, poses: list[Array], rate_hz: float,
         write_image(folder / "depth" / f"{i:06d}.png", np.rint(frame.depth * 1000).astype(np.uint16))
         stamps.append(frame.stamp_ns)
     write_atomically(folder / "times.txt", [seconds(stamp) for stamp in stamps])
-    write_atomically(folder / "camera_info.yaml", _calibration(room.camera))
+    write_atomically(folder / "camera_info.yaml", calibration_lines(room.camera, "room"))
     write_tum(folder / "groundtruth_tum.txt", Trajectory(stamps, poses))
-
-
-def _calibration(camera: Camera) -> list[str]:
-    numbers = ", ".join(f"{v:.9g}" for v in camera.matrix.ravel())
-    return [
-        f"image_width: {camera.width}",
-        f"image_height: {camera.height}",
-        "camera_name: room",
-        "camera_matrix:",
-        "  rows: 3",
-        "  cols: 3",
-        f"  data: [{numbers}]",
-        "distortion_model: plumb_bob",
-        "distortion_coefficients:",
-        "  rows: 1",
-        "  cols: 5",
-        "  data: [0.0, 0.0, 0.0, 0.0, 0.0]",
-    ]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -35,6 +35,8 @@ from loftr_ros.evaluation.report import Story, write_report
 from loftr_ros.evaluation.sequences import Options, Recording, check_size, open_recording
 from loftr_ros.evaluation.trajectory import Trajectory, write_kitti, write_tum
 from loftr_ros.files import make_folder, write_atomically
+from loftr_ros.geometry.camera import calibration_lines
+from loftr_ros.geometry.refit import refitted
 from loftr_ros.matching import matcher_from_config
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.pictures import match_picture
@@ -42,6 +44,7 @@ from loftr_ros.types import Estimate
 from loftr_ros.viewer import Viewer, matched_keyframe
 
 _WORTH_SAYING_PX = 1.0
+REFINED_CALIBRATION = "camera_info_refined.yaml"
 _PICTURE_WIDTH = 720
 
 
@@ -206,6 +209,9 @@ def main(arguments: Sequence[str]) -> int:
         "config": config_to_dict(config),
         "learned_calibration": odometry.learned_calibration,
     }
+    if about["learned_calibration"]["off_px"] > _WORTH_SAYING_PX:
+        lines = calibration_lines(refitted(odometry.refined_camera), "refined")
+        write_atomically(options.output / REFINED_CALIBRATION, lines)
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)
     if run.failure is not None:
@@ -230,6 +236,8 @@ def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:
     if learned.get("off_px", 0.0) > _WORTH_SAYING_PX:
         numbers = ", ".join(f"{name} {value:g}" for name, value in learned.items() if name != "off_px")
         print(f"calibration off by up to {learned['off_px']:.1f} px at the edge of the image, corrected by {numbers}")
+        if output is not None:
+            print(f"corrected calibration in {output / REFINED_CALIBRATION}")
     if output is not None:
         print(f"results in {output}")
 

@@ -231,3 +231,23 @@ def _camera_from_yaml(values: dict[str, Any]) -> Camera:
         str(values.get("distortion_model", "plumb_bob")),
         tuple(float(d) for d in values.get("distortion_coefficients", {}).get("data", [])),
     )
+
+
+def calibration_lines(camera: Camera, name: str) -> list[str]:
+    """What `load_camera` and ROS read, of a camera without a correction."""
+
+    def matrix(title: str, values: Array) -> list[str]:
+        rows, columns = values.shape
+        numbers = ", ".join(f"{v:.9g}" for v in values.ravel())
+        return [f"{title}:", f"  rows: {rows}", f"  cols: {columns}", f"  data: [{numbers}]"]
+
+    return [
+        f"image_width: {camera.width}",
+        f"image_height: {camera.height}",
+        f"camera_name: {name}",
+        *matrix("camera_matrix", camera.matrix),
+        f"distortion_model: {camera.model}",
+        *matrix("distortion_coefficients", np.array([camera.distortion or (0.0,) * 5])),
+        *matrix("rectification_matrix", np.eye(3)),
+        *matrix("projection_matrix", np.hstack([camera.matrix, np.zeros((3, 1))])),
+    ]

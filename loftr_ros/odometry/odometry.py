@@ -495,8 +495,8 @@ class VisualOdometry:
         self._window.cut_after(old)
         self._window.thin(old, _PASSING)
         self._window.add(new)
-        if motion is Motion.MOVING:
-            self._learn_calibration(matches[good], inverse(found.pose_frame_keyframe))
+        if motion is Motion.MOVING and self._learn_calibration(matches[good], inverse(found.pose_frame_keyframe)):
+            points = normalize(matches, self.refined_camera)
         if self._window.adjust():
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
@@ -504,15 +504,16 @@ class VisualOdometry:
         self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
 
-    def _learn_calibration(self, matches: Matches, pose_1_0: Array) -> None:
-        """Take in what two keyframes say about the lens, and see with it what is known."""
-        before = self._calibration.camera
+    def _learn_calibration(self, matches: Matches, pose_1_0: Array) -> bool:
+        """Take in what two keyframes say about the lens, and see with it what is known; True where it changes that."""
+        before = self.refined_camera
         if not self.config.refine_calibration or not self._calibration.learn(matches, pose_1_0):
-            return
-        change = partial(moved, before=before, after=self._calibration.camera)
+            return False
+        change = partial(moved, before=before, after=self.refined_camera)
         self._window.move_points(change)
         for keyframe in {id(each): each for each in (*self._window.keyframes, *self._known)}.values():
             keyframe.move_points(change)
+        return True
 
     def _matches_back(self, view: View, new: Keyframe) -> Matches:
         """Of the new keyframe with the old one, which is magnified where the frame was shrunk to match it."""

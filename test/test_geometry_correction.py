@@ -46,7 +46,15 @@ def test_all_of_them_together_too():
 
 @given(corrections)
 def test_it_can_be_undone(c):
-    np.testing.assert_allclose(corrected(uncorrected(GRID, c), c), GRID, atol=2e-5)
+    np.testing.assert_allclose(corrected(uncorrected(GRID, c), c), GRID, atol=1e-9)
+
+
+@pytest.mark.parametrize("k1", [-0.28, -0.35, 0.15])
+def test_it_can_be_undone_for_much_distortion_too(k1):
+    c = np.array([k1, 0.001, -0.001, 0.02, 0.0, 0.0])
+    inside = GRID[np.linalg.det(slopes(GRID, c)) > 0.2]
+    np.testing.assert_allclose(uncorrected(corrected(inside, c), c), inside, atol=1e-6)
+    assert len(inside) > 100
 
 
 @given(corrections)

@@ -17,7 +17,10 @@ from loftr_ros.evaluation.replay import print_metrics
 from loftr_ros.geometry.camera import Camera, calibration_lines
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_from_vector, transform
 from loftr_ros.odometry import VisualOdometry
+from loftr_ros.odometry.self_calibration import _PRIOR as PRIOR
 from loftr_ros.odometry.self_calibration import SelfCalibration, moved
+from loftr_ros.odometry.self_calibration import _evidence as evidence
+from loftr_ros.odometry.self_calibration import _Pair as Pair
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.types import Matches
 
@@ -132,6 +135,63 @@ def test_a_wrong_start_of_the_motion_and_wrong_matches_do_no_harm():
     assert distance_px(learned.camera, LENS) < 0.5 * distance_px(CAMERA, LENS)
 
 
+def test_evidence_does_not_depend_on_where_it_is_taken():
+    """Each pair's is taken once: where a step falls short, that stays."""
+    truth = np.array(LENS.correction)
+    found = []
+    for start in (0 * truth, 1.5 * truth):
+        information, weighted = np.diag(PRIOR**-2), np.zeros(6)
+        for matches, pose in pairs(40, 0.3, LENS, seed=9):
+            points0, points1 = CAMERA.normalize(matches.points0), CAMERA.normalize(matches.points1)
+            pair = Pair(points0, points1, matches.sigma / CAMERA.focal)
+            each = evidence(pair, start, pose)
+            information, weighted = information + each[0] / 6.25, weighted + each[1] / 6.25
+        found.append(np.linalg.solve(information, weighted))
+    spread = np.sqrt(np.diag(np.linalg.inv(information)))
+    assert (np.abs(found[0] - found[1]) < 0.5 * spread).all()
+    assert abs(found[0][0] - truth[0]) < spread[0]
+
+
+def stale(odometry: VisualOdometry) -> float:
+    """Largest distance in pixels of all that is kept from where the camera, as it is known now, has it."""
+    camera, worst = odometry.refined_camera, 0.0
+    window = odometry._window
+    known = {id(k): k for k in (*window.keyframes, *odometry._known, *window._links)}.values()
+
+    def off(points: np.ndarray, keyframe, index: np.ndarray) -> float:
+        ids, pixels = keyframe.features
+        places = camera.normalize(pixels[np.searchsorted(ids, index)])
+        return float(np.abs(points - places).max(initial=0.0) * CAMERA.focal)
+
+    for keyframe in known:
+        index = np.flatnonzero(np.isfinite(keyframe.depths.lookup(keyframe.features[0])[1]))
+        index = keyframe.features[0][index]
+        worst = max(worst, off(keyframe.depths.points(index), keyframe, index))
+        for link in window.links(keyframe):
+            if hasattr(link.target, "features"):
+                worst = max(worst, off(link.seen, link.target, link.index))
+    return worst
+
+
+@pytest.mark.parametrize("window", [6, 1])
+def test_all_that_is_kept_follows_what_is_learned(window):
+    odometry = VisualOdometry(Through(WOBBLE, LENS), CAMERA, OdometryConfig(window=window, keyframe_flow=0.05))
+    changes = 0
+    for frame in frames(WOBBLE):
+        before = odometry.refined_camera
+        odometry.process(frame)
+        changes += odometry.refined_camera is not before
+        assert stale(odometry) < 1e-3
+    assert changes > 3
+
+
+def test_a_camera_that_comes_with_a_correction_goes_on_from_it():
+    learned = SelfCalibration(LENS)
+    for matches, pose in pairs(40, 0.2, LENS, seed=6):
+        learned.learn(matches, pose)
+    assert distance_px(learned.camera, LENS) < 0.6 * distance_px(CAMERA, LENS)
+
+
 def test_little_is_learned_from_little():
     learned = SelfCalibration(CAMERA)
     matches, pose = pairs(1, 0.2, LENS, seed=7)[0]
@@ -186,7 +246,7 @@ def test_poses_are_still_those_of_the_first_camera():
 def test_what_was_learned_is_told_in_pixels_and_numbers():
     _, odometry = play(WOBBLE, LENS)
     told, correction = odometry.learned_calibration, np.array(odometry.refined_camera.correction)
-    assert told["off_px"] == pytest.approx(distance_px(odometry.refined_camera, CAMERA), abs=0.01)
+    assert told["off_px"] == pytest.approx(distance_px(odometry.refined_camera, CAMERA), abs=0.05)
     numbers = [told["k1"], told["p1"], told["p2"], told["focal_percent"] / 100]
     np.testing.assert_allclose(numbers, correction[:4], atol=6e-6)
     centre = np.array([told["centre_x_px"], told["centre_y_px"]])
@@ -219,7 +279,5 @@ def test_replay_writes_a_calibration_that_the_next_one_starts_from(tmp_path, cap
     learned = play_with(tmp_path / "told.yaml", first)
     assert f"corrected calibration in {first / 'camera_info_refined.yaml'}" in capsys.readouterr().out
     again = play_with(first / "camera_info_refined.yaml", second)
-    exact = play_with(tmp_path / "sequence" / "camera_info.yaml", tmp_path / "exact")
     assert learned["learned_calibration"]["off_px"] > 1.0
-    print(learned, again, exact)
     assert again["ate_sim3_rmse_m"] < learned["ate_sim3_rmse_m"]

@@ -43,8 +43,8 @@ from loftr_ros.pictures import match_picture
 from loftr_ros.types import Estimate
 from loftr_ros.viewer import Viewer, matched_keyframe
 
-_WORTH_SAYING_PX = 1.0
 REFINED_CALIBRATION = "camera_info_refined.yaml"
+_WORTH_SAYING_PX = 1.0  # what a good calibration is off by
 _PICTURE_WIDTH = 720
 
 
@@ -209,16 +209,23 @@ def main(arguments: Sequence[str]) -> int:
         "config": config_to_dict(config),
         "learned_calibration": odometry.learned_calibration,
     }
-    if about["learned_calibration"]["off_px"] > _WORTH_SAYING_PX:
-        lines = calibration_lines(refitted(odometry.refined_camera), "refined")
-        write_atomically(options.output / REFINED_CALIBRATION, lines)
     metrics = save(run, options.output, groundtruth, about)
+    save_calibration(odometry, options.output)
     print_metrics(metrics, options.output)
     if run.failure is not None:
         raise run.failure
     if not run.estimates:
         raise InputError(f"{options.input} has no frames.")
     return 0
+
+
+def save_calibration(odometry: VisualOdometry, output: Path) -> None:
+    """Write what was learned of it, where that is much; the file of a run before goes where it is not."""
+    path = output / REFINED_CALIBRATION
+    if odometry.learned_calibration["off_px"] > _WORTH_SAYING_PX:
+        write_atomically(path, calibration_lines(refitted(odometry.refined_camera), "refined"))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from loftr_ros.types import Array
 
 COUNT = 6
-# Undoing it converges by a tenth or so each time.
-_ITERATIONS = 12
-_EDGE = 2.0
+_ITERATIONS = 6
+_EDGE = 2.0  # of what the model is for
+_LEAST_DETERMINANT = 0.05
 
 
 def changes(points: Array) -> Array:
@@ -38,11 +38,16 @@ def corrected(points: Array, correction: Array) -> Array:
 
 
 def uncorrected(points: Array, correction: Array) -> Array:
-    """The inverse of `corrected`, where it is one: near the image."""
+    """The inverse of `corrected` by Newton's method, where it is one; far outside of any image it is not."""
     measured = points
     for _ in range(_ITERATIONS):
-        # Far outside of any image there is no inverse: what the change is at its edge goes on there.
-        measured = points + changes(np.clip(measured, -_EDGE, _EDGE)) @ correction
+        near = np.clip(measured, -_EDGE, _EDGE)  # what the change is at the edge goes on outside
+        slope = slopes(near, correction)
+        (a, b), (c, d) = slope[:, 0].T, slope[:, 1].T
+        off = measured - changes(near) @ correction - points
+        determinant = np.maximum(a * d - b * c, _LEAST_DETERMINANT)
+        step = np.stack([d * off[:, 0] - b * off[:, 1], a * off[:, 1] - c * off[:, 0]], axis=1) / determinant[:, None]
+        measured = measured - np.clip(step, -_EDGE, _EDGE)
     return measured
 
 

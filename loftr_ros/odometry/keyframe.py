@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +59,6 @@ class Keyframe(Node):
     measured: DepthMap = field(default_factory=DepthMap)
     best_inliers: float = 0.0
     best_fitting: float = 0.0
-
-    def move_points(self, moved: Callable[[Array], Array]) -> None:
-        """Put its keypoints to other normalized points [N, 2], where another calibration has them."""
-        self.depths.move(moved)
-        self.measured.move(moved)
 
 
 @dataclass(frozen=True)

@@ -495,12 +495,12 @@ class VisualOdometry:
         self._window.cut_after(old)
         self._window.thin(old, _PASSING)
         self._window.add(new)
+        self._known.add(old)
         if motion is Motion.MOVING and self._learn_calibration(matches[good], inverse(found.pose_frame_keyframe)):
             points = normalize(matches, self.refined_camera)
         if self._window.adjust():
             relative = inverse(new.pose_world_camera) @ old.pose_world_camera
             hand_over_depths(old, new, relative, matches, points)
-        self._known.add(old)
         self._keyframe, self._reference = new, Reference(rotation=new.pose_world_camera[:3, :3])
         return new
 
@@ -512,7 +512,7 @@ class VisualOdometry:
         change = partial(moved, before=before, after=self.refined_camera)
         self._window.move_points(change)
         for keyframe in {id(each): each for each in (*self._window.keyframes, *self._known)}.values():
-            keyframe.move_points(change)
+            keyframe.depths.move(change)
         return True
 
     def _matches_back(self, view: View, new: Keyframe) -> Matches:

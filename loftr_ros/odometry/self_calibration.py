@@ -8,7 +8,7 @@ corners, by which the scale of a monocular map grows or shrinks with every metre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,14 +21,16 @@ from loftr_ros.types import Array, Matches
 
 # How wrong calibrations are: k1, p1, p2, focal length (share of it), centre (5 pixels of 700).
 _PRIOR = np.array([0.02, 0.002, 0.002, 0.01, 0.007, 0.007])
-# The model is one of lenses that see less than 63 degrees to any side.
+# The model is one of lenses whose corners are less than 63 degrees off the axis.
 _WIDEST = 2.0
 _LEAST_MATCHES = 50
-# What may be noise is not used: estimates of six numbers are shrunk by the positive part of 1 - 4 / D, where
-# D is their squared length in deviations (James and Stein, 1961).
+# What may be noise is not used: the estimate is shrunk by the positive part of 1 - 4 / D, D its squared length in
+# deviations, after James and Stein (1961). Stricter than theirs, since D contains the prior.
 _NOISE = COUNT - 2
 # What changes no point by more than this is not worth a change of all that is known (a 20th of a pixel of 500).
 _NOTICED = 1e-4
+# A correction that would make the image shrink to less than this share of its area anywhere cannot be.
+_LEAST_SLOPE = 0.2
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _ITERATIONS = 2
 _STEP = 1e-6  # of numerical derivatives
@@ -43,8 +45,9 @@ class SelfCalibration:
     """
 
     def __init__(self, camera: Camera) -> None:
-        self._given, self.camera = camera, camera
-        self._outline = camera.normalize(_outline(camera))
+        self._given, self.camera = replace(camera, correction=()), camera
+        self._pixels = _outline(camera)
+        self._outline = self._given.normalize(self._pixels)
         finite = bool(np.isfinite(self._outline).all())
         self._possible = (
             camera.model != "equidistant" and finite and bool(np.linalg.norm(self._outline, axis=1).max() < _WIDEST)
@@ -60,9 +63,11 @@ class SelfCalibration:
     @property
     def told(self) -> dict[str, float]:
         """What was learned: pixels by which the edge of the image was off at most, and the correction."""
-        given, refined = self._outline, corrected(self._outline, self.correction)
         k1, p1, p2, focal, right, below = self.correction
-        off = np.linalg.norm(refined - given, axis=1).max() * self._given.focal if self._possible else 0.0
+        off = 0.0
+        if self._possible:
+            refined = homogeneous(corrected(self._outline, self.correction))
+            off = np.linalg.norm(self._given.project(refined) - self._pixels, axis=1).max()
         numbers = {
             "off_px": (off, 2),
             "k1": (k1, 5),
@@ -95,7 +100,7 @@ class SelfCalibration:
         best = np.linalg.solve(self._information, self._weighted)
         best *= max(0.0, 1 - _NOISE / max(float(best @ self._weighted), 1e-9))
         change = corrected(self._outline, best) - corrected(self._outline, self.correction)
-        if not np.abs(change).max() > _NOTICED:
+        if not np.abs(change).max() > _NOTICED or np.linalg.det(slopes(self._outline, best)).min() < _LEAST_SLOPE:
             return False
         self.camera = self._given.with_correction(best)
         return True
@@ -181,6 +186,7 @@ def _evidence(pair: _Pair, correction: Array, pose_1_0: Array) -> tuple[Array, A
         shifted = (pair.sight(correction + step) for step in _STEP * np.eye(COUNT))
         columns += [(_residuals(each, motion, pair.sigma1) - start) / _STEP for each in shifted]
         normal, gradient = _normal_equations(start, columns)
+        gradient = gradient * _step_factor(start)
         mixed = normal[_MOTION:, :_MOTION]
         eliminated = np.linalg.solve(normal[:_MOTION, :_MOTION], np.column_stack([mixed.T, gradient[:_MOTION]]))
     except np.linalg.LinAlgError:
@@ -199,11 +205,27 @@ def _about_motion(sight: _Sight, motion: _Motion, sigma1: Array) -> tuple[Array,
     return start, [(_residuals(sight, each, sigma1) - start) / _STEP for each in steps]
 
 
+def _weights(start: Array) -> tuple[Array, Array, float]:
+    """Cauchy weights [N] of residuals, their u squared [N], and the factor by which residuals exceed deviations."""
+    scale = max(float(np.median(np.abs(start))) / 0.674, 0.1)
+    squared = (start / scale / _CAUCHY) ** 2
+    return 1 / (1 + squared), squared, scale
+
+
+def _step_factor(start: Array) -> float:
+    """By how much one step with these weights falls short, since they count errors but not how they change with them.
+
+    The slope of a residual r's pull w r is w^2 (1 - u^2), not w. Others iterate; a pair's evidence is taken once.
+    """
+    weight, squared, _ = _weights(start)
+    return float(weight.sum() / max((weight**2 * (1 - squared)).sum(), 0.3 * weight.sum()))
+
+
 def _normal_equations(start: Array, columns: list[Array]) -> tuple[Array, Array]:
     """[K, K] and [K], with Cauchy weights, and deviations scaled so that they fit the residuals."""
     jacobian = np.stack(columns, axis=1)
-    scale = max(float(np.median(np.abs(start))) / 0.674, 0.1)
-    weighted = jacobian * (1 / (1 + (start / scale / _CAUCHY) ** 2) / scale**2)[:, None]
+    weight, _, scale = _weights(start)
+    weighted = jacobian * (weight / scale**2)[:, None]
     normal = weighted.T @ jacobian
     motion = np.arange(_MOTION)
     normal[motion, motion] += 1e-9 * np.trace(normal[:_MOTION, :_MOTION])  # no direction is without any hold

@@ -101,9 +101,9 @@ class Window:
                 self._links[keyframe] = [link for link in self.links(keyframe) if link.target not in gone]
 
     def move_points(self, moved: Callable[[Array], Array]) -> None:
-        """Put what the frames between keyframes, and these, saw to other normalized points [N, 2]."""
-        for keyframe in self.keyframes:
-            self._links[keyframe] = [replace(link, seen=moved(link.seen)) for link in self.links(keyframe)]
+        """Put all that frames saw to other normalized points [N, 2]."""
+        for keyframe, links in list(self._links.items()):  # of a keyframe that the camera came back to as well
+            self._links[keyframe] = [replace(link, seen=moved(link.seen)) for link in links]
 
     @property
     def nodes(self) -> list[Node]:

@@ -210,8 +210,8 @@ def main(arguments: Sequence[str]) -> int:
         "learned_calibration": odometry.learned_calibration,
     }
     metrics = save(run, options.output, groundtruth, about)
-    save_calibration(odometry, options.output)
     print_metrics(metrics, options.output)
+    save_calibration(odometry, options.output)
     if run.failure is not None:
         raise run.failure
     if not run.estimates:
@@ -220,12 +220,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def save_calibration(odometry: VisualOdometry, output: Path) -> None:
-    """Write what was learned of it, where that is much; the file of a run before goes where it is not."""
-    path = output / REFINED_CALIBRATION
-    if odometry.learned_calibration["off_px"] > _WORTH_SAYING_PX:
-        write_atomically(path, calibration_lines(refitted(odometry.refined_camera), "refined"))
-    else:
+    """Say and write what was learned of it, where that is much; the file of a run before goes where it is not."""
+    path, learned = output / REFINED_CALIBRATION, odometry.learned_calibration
+    off_px = learned["off_px"]
+    if off_px <= _WORTH_SAYING_PX:
         path.unlink(missing_ok=True)
+        return
+    write_atomically(path, calibration_lines(refitted(odometry.refined_camera), "refined"))
+    numbers = ", ".join(f"{name} {value:g}" for name, value in learned.items() if name != "off_px")
+    print(f"calibration off by up to {off_px:.1f} px at the edge of the image ({numbers}), corrected in {path}")
 
 
 def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:
@@ -239,12 +242,6 @@ def print_metrics(metrics: dict[str, Any], output: Path | None) -> None:
             f" scale {metrics['scale']:.3f}, over {metrics['path_length_m']:.1f} m"
         )
         print(f"RPE {metrics['rpe_rotation_rmse_deg']:.3f} deg and {metrics['rpe_translation_rmse_m']:.4f} m per frame")
-    learned = metrics.get("learned_calibration", {})
-    if learned.get("off_px", 0.0) > _WORTH_SAYING_PX:
-        numbers = ", ".join(f"{name} {value:g}" for name, value in learned.items() if name != "off_px")
-        print(f"calibration off by up to {learned['off_px']:.1f} px at the edge of the image, corrected by {numbers}")
-        if output is not None:
-            print(f"corrected calibration in {output / REFINED_CALIBRATION}")
     if output is not None:
         print(f"results in {output}")
 

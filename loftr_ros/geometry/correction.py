@@ -16,7 +16,7 @@ from loftr_ros.types import Array
 COUNT = 6
 _ITERATIONS = 6
 _EDGE = 2.0  # of what the model is for
-_LEAST_DETERMINANT = 0.05
+_LEAST_DETERMINANT = 0.05  # steps stay finite where there is no inverse
 
 
 def changes(points: Array) -> Array:

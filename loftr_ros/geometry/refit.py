@@ -18,9 +18,8 @@ _COEFFICIENTS = 5  # of plumb_bob
 def refitted(camera: Camera) -> Camera:
     """The camera of the same model, without a correction, that sees all pixels as this one does.
 
-    To a tenth of a pixel for rectified images, and but for a fifth of the change
-    at the corners of lenses that distort much.
-    Not for equidistant cameras, which are not corrected.
+    To a tenth of a pixel for rectified images; at the corners of lenses that distort much up to a fifth of the
+    correction is left. Not for equidistant cameras, which are not corrected.
     """
     if not camera.correction:
         return camera

@@ -30,7 +30,7 @@ from loftr_ros.odometry.keyframe import (
 from loftr_ros.odometry.known_places import KnownPlaces
 from loftr_ros.odometry.loss import Loss
 from loftr_ros.odometry.motion import Motion, Reference, judge_motion
-from loftr_ros.odometry.self_calibration import SelfCalibration, moved
+from loftr_ros.odometry.self_calibration import SelfCalibration, recorrected
 from loftr_ros.odometry.start import Turn, fit_turn, fits_one_motion, scaled, start_map
 from loftr_ros.odometry.trace import Step, Trace
 from loftr_ros.odometry.tracking import LEAST_POINTS_FOR_SCALE, Track, refuse_doubtful, track
@@ -509,7 +509,7 @@ class VisualOdometry:
         before = self.refined_camera
         if not self.config.refine_calibration or not self._calibration.learn(matches, pose_1_0):
             return False
-        change = partial(moved, before=before, after=self.refined_camera)
+        change = partial(recorrected, before=before, after=self.refined_camera)
         self._window.move_points(change)
         for keyframe in {id(each): each for each in (*self._window.keyframes, *self._known)}.values():
             keyframe.depths.move(change)

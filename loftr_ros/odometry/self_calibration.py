@@ -42,6 +42,7 @@ class SelfCalibration:
 
     Attributes:
         camera: the given one, corrected by all that is known so far.
+        told: what was learned: pixels by which the edge of the image was off at most (off_px), and the correction.
     """
 
     def __init__(self, camera: Camera) -> None:
@@ -54,15 +55,14 @@ class SelfCalibration:
         )
         self._information = np.diag(_PRIOR**-2)
         self._weighted = np.zeros(COUNT)
+        self.told = self._told()
 
     @property
     def correction(self) -> Array:
         """[6] in use."""
         return np.array(self.camera.correction) if self.camera.correction else np.zeros(COUNT)
 
-    @property
-    def told(self) -> dict[str, float]:
-        """What was learned: pixels by which the edge of the image was off at most, and the correction."""
+    def _told(self) -> dict[str, float]:
         k1, p1, p2, focal, right, below = self.correction
         off = 0.0
         if self._possible:
@@ -103,10 +103,11 @@ class SelfCalibration:
         if not np.abs(change).max() > _NOTICED or np.linalg.det(slopes(self._outline, best)).min() < _LEAST_SLOPE:
             return False
         self.camera = self._given.with_correction(best)
+        self.told = self._told()
         return True
 
 
-def moved(points: Array, before: Camera, after: Camera) -> Array:
+def recorrected(points: Array, before: Camera, after: Camera) -> Array:
     """Points [N, 2] that one correction of a camera made, as another one would have made them."""
     measured = uncorrected(points, np.array(before.correction)) if before.correction else points
     return corrected(measured, np.array(after.correction)) if after.correction else measured

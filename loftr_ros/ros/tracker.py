@@ -208,14 +208,14 @@ class Tracker:
                 odometry_ms=odometry_ms,
             )
         )
-        times = {
+        measured = {
             "age_ms": "" if age_s is None else f"{1e3 * age_s:.1f}",
             "latency_ms": f"{1e3 * (time.monotonic() - arrival.seconds):.1f}",
             "processing_ms": f"{1e3 * (time.monotonic() - started):.1f}",
             "odometry_ms": f"{odometry_ms:.1f}",
             "calibration_off_px": f"{odometry.learned_calibration['off_px']:.1f}",
         }
-        self._report(estimate, times)
+        self._report(estimate, measured)
 
     def _estimate(self, odometry: VisualOdometry, frame: Frame) -> Estimate:
         """Of one frame; one without a pose where anything fails."""
@@ -273,14 +273,14 @@ class Tracker:
         self._last_stamp_ns = -1
         self._outputs.forget()
 
-    def _report(self, estimate: Estimate, times: dict[str, str]) -> None:
+    def _report(self, estimate: Estimate, measured: dict[str, str]) -> None:
         self.processed += 1
         self.status = conversions.status_message(
             estimate,
             self.config,
             self._status_name,
             {
-                **times,
+                **measured,
                 "received_frames": str(self._inputs.received),
                 "dropped_frames": str(self._inputs.frames.dropped),
                 "late_frames": str(self.late),

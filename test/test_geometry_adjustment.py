@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import angle_deg, scene
 
+from loftr_ros.geometry import adjustment
 from loftr_ros.geometry.adjustment import Adjustment, adjust_pose
 from loftr_ros.geometry.se3 import (
     inverse,
@@ -126,3 +127,27 @@ def test_the_same_input_gives_the_same_bits():
     first, second = (draw(np.random.default_rng(9), 0.5) for _ in range(2))
     np.testing.assert_array_equal(first.pose_1_0, second.pose_1_0)
     np.testing.assert_array_equal(first.covariance, second.covariance)
+
+
+def test_the_derivatives_are_those_of_the_projection():
+    rng = np.random.default_rng(3)
+    points, seen0, _ = scene(rng, TRUTH, 20)
+    rays, depth, sigma = np.c_[seen0, np.ones(20)], 1 / points[:, 2], rng.uniform(1e-4, 1e-3, 20)
+
+    def projected(pose: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        position = pose[:3, :3] @ rays.T + pose[:3, 3, None] * depth
+        return position[:2] / position[2]
+
+    def moved(k: int, by: float) -> np.ndarray:
+        step = by * np.eye(6)[k]
+        return make_pose(rotation_from_vector(step[:3]) @ TRUTH[:3, :3], TRUTH[:3, 3] + step[3:])
+
+    z = TRUTH[2, :3] @ rays.T + TRUTH[2, 3] * depth
+    of_pose, of_depth = adjustment._jacobians(
+        TRUTH[:3, :3] @ rays.T, projected(TRUTH, depth), 1 / (z * sigma), depth, TRUTH[:3, 3]
+    )
+    for k in range(6):
+        wanted = (projected(moved(k, 1e-6), depth) - projected(moved(k, -1e-6), depth)) / 2e-6 / sigma
+        np.testing.assert_allclose(of_pose[k], wanted, rtol=1e-5, atol=1e-3)
+    wanted = (projected(TRUTH, depth + 1e-6) - projected(TRUTH, depth - 1e-6)) / 2e-6 / sigma
+    np.testing.assert_allclose(of_depth, wanted, rtol=1e-5, atol=1e-3)

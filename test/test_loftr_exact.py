@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support import lively, texture
 
-from loftr_ros.loftr import coarse_matching
+from loftr_ros.loftr import coarse_matching, linear
 from loftr_ros.loftr.coarse_matching import match_cells, nearest, select
 from loftr_ros.loftr.fine_matching import gather_windows
 from loftr_ros.loftr.folding import fold_batch_norms
@@ -102,17 +103,33 @@ def test_folded_batch_norms_give_the_same_features():
         torch.testing.assert_close(a, b, atol=1e-4 * float(b.abs().max()), rtol=1e-4)
 
 
+@pytest.mark.parametrize("mkl", [False, True])
 @pytest.mark.parametrize("shape", [(7, 64), (1, 700, 64), (60, 25, 64)])
-def test_projections_equal_linear_layers(shape):
+def test_projections_equal_linear_layers(shape, mkl, monkeypatch):
+    monkeypatch.setattr(linear, "mkl_suffices", lambda: mkl)
     x, weight, bias = torch.randn(shape), torch.randn(48, 64), torch.randn(48)
     torch.testing.assert_close(project(x, weight, bias), F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(project(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-4)
 
 
-def test_attention_equals_the_sum_over_all_pairs():
+@pytest.mark.parametrize(("capability", "convolved"), [("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
+def test_large_projections_go_to_the_faster_library(capability, convolved, monkeypatch):
+    conv2d = Mock(wraps=F.conv2d)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(linear, "mkl_suffices", linear.mkl_suffices.__wrapped__)
+    monkeypatch.setattr(F, "conv2d", conv2d)
+    for rows in (700, 70):  # few are not worth it
+        project(torch.randn(rows, 64), torch.randn(48, 64))
+        assert conv2d.call_count == convolved
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8), (2, 4, 8), (2, 3, 32), (40, 1, 64)])
+def test_attention_equals_the_sum_over_all_pairs(shape):
     """Equation 7 as it is written, one query at a time; ignored keys have no part, ignored queries get 0."""
-    query, key, value = (3 * torch.randn(2, n, 4, 8) for n in (9, 11, 11))
-    query_mask, key_mask = torch.rand(2, 9) > 0.3, torch.rand(2, 11) > 0.3
+    batch, heads, width = shape
+    query, key, value = (3 * torch.randn(batch, n, heads, width) for n in (9, 11, 11))
+    query_mask, key_mask = torch.rand(batch, 9) > 0.3, torch.rand(batch, 11) > 0.3
     similar = torch.einsum("blhd,bshd->blsh", F.elu(query) + 1, F.elu(key) + 1)
     for q_mask, k_mask in ((None, None), (query_mask, key_mask)):
         weights = similar if k_mask is None else similar * k_mask[:, None, :, None]

@@ -20,7 +20,7 @@ from loftr_ros.ros import tracker
 
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep memory")
 
-# 200 MiB of tensors that come and go; then where a tensor lies, and what is there once it is gone.
+# 200 MiB of tensors that come and go; then where a tensor lies, and what is there once it and others are gone.
 PLACES = """
 import os
 import torch
@@ -44,7 +44,8 @@ for make in (torch.clone, apart):
     tensor = make(torch.ones(1 << 21))
     address = tensor.data_ptr()
     print(place(address))
-    del tensor
+    others = [make(torch.ones(k << 10)) for k in range(1, 13)]
+    del tensor, others
     print(place(address))
 """
 
@@ -100,6 +101,27 @@ def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
         assert other.dtype == tensor.dtype and other.is_contiguous() and torch.equal(other, tensor)
     view = memory.apart(torch.arange(1000))[500:]
     assert view.sum() == sum(range(500, 1000))  # its pages are still there
+
+
+def test_what_lies_apart_gets_the_pages_of_what_is_gone_and_no_others():
+    places = []
+    for number in range(5):
+        kept = memory.apart(torch.full((3000,), number))
+        gone = memory.apart(torch.full((3000,), -number))
+        places.append({kept.data_ptr(), gone.data_ptr()})
+        view = gone[1000:]
+        del gone
+        assert (memory.apart(torch.zeros(3000, dtype=torch.int64)) == 0).all()
+        assert (kept == number).all() and (view == -number).all()  # a view keeps what it is a view of
+        del kept, view
+    assert len(set.union(*places)) < 6  # of 15 tensors
+
+
+def test_only_few_spare_pages_are_kept():
+    tensors = [memory.apart(torch.ones(1024 * k)) for k in range(1, 40)]
+    held = sum(tensor.nbytes for tensor in tensors)
+    del tensors
+    assert sum(len(pages) for pages in memory._spare) < held / 2
 
 
 def test_features_on_a_cpu_lie_apart():

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loftr_ros.errors import GeometryError
-from loftr_ros.geometry.se3 import make_pose
+from loftr_ros.geometry.se3 import cross, make_pose
 from loftr_ros.geometry.triangulation import triangulate
 from loftr_ros.types import Array
 
@@ -169,7 +169,7 @@ def fit_rotation(points0: Array, points1: Array, iterations: int = 10) -> tuple[
 
 def angles(rays_a: Array, rays_b: Array) -> Array:
     """[N] angles in radians between unit rays; exact for small angles too."""
-    return np.arctan2(np.linalg.norm(np.cross(rays_a, rays_b), axis=1), np.sum(rays_a * rays_b, axis=1))
+    return np.arctan2(np.linalg.norm(cross(rays_a.T, rays_b.T), axis=0), np.sum(rays_a * rays_b, axis=1))
 
 
 def parallax(rotation_1_0: Array, points0: Array, points1: Array) -> Array:

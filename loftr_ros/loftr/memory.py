@@ -4,18 +4,39 @@
 from __future__ import annotations
 
 import mmap
+import weakref
+from collections import deque
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# Pages that no tensor lies on any more, as many as one frame leaves behind; the oldest are given back.
+_spare: deque[mmap.mmap] = deque(maxlen=12)
+
 
 def apart(tensor: Tensor) -> Tensor:
-    """A copy of a tensor on the CPU, contiguous, on pages of its own, which are given back with it.
+    """A copy of a tensor on the CPU, contiguous, on pages of its own, which go to the next one of its size.
 
     For what is kept for long: between the tensors that come and go it would leave gaps that fit none of them.
     """
     if tensor.numel() == 0:
         return tensor.clone()
+    pages = _pages(tensor.nbytes)
+    holder = np.frombuffer(pages, np.uint8, tensor.nbytes)  # lives as long as the tensor
+    weakref.finalize(holder, _spare.append, pages).atexit = False
+    return torch.from_numpy(holder).view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+def _pages(size: int) -> mmap.mmap:
+    """For so many bytes. New ones are cleared one by one when they are touched, at ten times the cost of a copy."""
+    size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    for pages in list(_spare):
+        if len(pages) == size:
+            try:
+                _spare.remove(pages)
+            except ValueError:  # another thread has them
+                continue
+            return pages
     # Private: shared pages, which are mmap's default, cost five times as much.
-    pages = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=tensor.dtype, count=tensor.numel()).view(tensor.shape).copy_(tensor)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

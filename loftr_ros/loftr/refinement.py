@@ -19,7 +19,7 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE, cell_pixels, row_column
 _REACH = 2  # cells to each side that take part in the local affine map
 _PRIOR = 50.0  # square pixels: how much the identity counts beside the neighbours in it
 _NOISE = 0.05  # standardised grey: a patch of less contrast is not amplified
-_PIECE = 256  # matches
+_PIECE = 512  # matches
 _EVIDENCE = 7  # contrast of both patches, agreement (3) and hints (2)
 _MOST_VOTE = 4.0  # pixels; neighbours that are further off say no more
 _LOG_DEVIATION = (-4.0, 3.0)  # least and most of the logarithm of a predicted deviation in pixels

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from loftr_ros.loftr.linear import apply
 
+_NARROW = 64  # channels
+
 
 def linear_attention(
     query: Tensor, key: Tensor, value: Tensor, query_mask: Tensor | None = None, key_mask: Tensor | None = None
@@ -29,11 +31,36 @@ def linear_attention(
         key = key * key_mask[:, :, None, None]
     # Means instead of sums, in the numerator and the denominator: half precision has no room for sums.
     key = key.div_(key.shape[1])
-    summary = torch.einsum("bshd,bshv->bhdv", key, value)
-    normalizer = torch.einsum("blhd,bhd->blh", query, key.sum(dim=1).to(key.dtype))
+    total = key.sum(dim=1).to(key.dtype)
     least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
-    message = torch.einsum("blhd,bhdv->blhv", query, summary).div_((normalizer + least)[..., None])
+    attend = _attend_with_blocks if _are_small_windows(query) else _attend
+    message, normalizer = attend(query, key, value, total)
+    message = message.div_((normalizer + least)[..., None])
     return message if query_mask is None else message * query_mask[:, :, None, None]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator [B, L, heads, D] and denominator [B, L, heads] of the attention, for keys whose sum is `total`."""
+    summary = torch.einsum("bshd,bshv->bhdv", key, value)
+    return torch.einsum("blhd,bhdv->blhv", query, summary), torch.einsum("blhd,bhd->blh", query, total)
+
+
+def _attend_with_blocks(query: Tensor, key: Tensor, value: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_attend`, in products that treat all heads at once: the heads' summaries are blocks on the diagonal of one.
+
+    That is as many times the arithmetic as there are heads, but a CPU takes longer to begin so many tiny products.
+    """
+    heads, width = query.shape[2:]
+    mine = torch.eye(heads, dtype=key.dtype).repeat_interleave(width, dim=0)  # [heads * D, heads] whose channel it is
+    summary = (key.flatten(2).transpose(1, 2) @ value.flatten(2)).mul_(mine @ mine.T)
+    normalizer = query.flatten(2) @ (total.flatten(1)[:, :, None] * mine)
+    return (query.flatten(2) @ summary).view(query.shape), normalizer
+
+
+def _are_small_windows(query: Tensor) -> bool:
+    """Whether the heads of queries [B, L, heads, D] are better not separated: on a CPU, for many narrow ones."""
+    small = len(query) > 1 and query.shape[2] * query.shape[3] <= _NARROW
+    return small and query.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -132,13 +132,16 @@ def _candidates(
 def _pose_from_points(
     matches: NormalizedMatches, mean: Array, precise: NDArray[np.bool_], threshold: float
 ) -> list[Array]:
-    """Perspective-n-point by LO-RANSAC (Chum et al., DAGM 2003); an empty list where none fits."""
+    """Perspective-n-point by RANSAC with MSAC's score; an empty list where none fits.
+
+    Without the local optimisation of its hypotheses, which takes three times as long: what follows adjusts the best.
+    """
     points = homogeneous(matches.points0[precise]) / mean[precise, None]
     params = cv2.UsacParams()
     params.threshold = 2 * threshold * PIXELS  # the depths are not final yet
     params.confidence = 0.9999
     params.maxIterations = 500
-    params.loMethod = cv2.LOCAL_OPTIM_INNER_LO
+    params.loMethod = cv2.LOCAL_OPTIM_NULL
     params.score = cv2.SCORE_METHOD_MSAC
     try:
         found, _, vector, translation, _ = cv2.solvePnPRansac(

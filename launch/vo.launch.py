@@ -128,7 +128,7 @@ def launch_nodes(context):
         arguments=["--ros-args", "--log-level", f"vo_node:={value_of(context, 'log_level')}"],
     )
     # Without the node nothing else makes sense: its end, good or bad, ends the launch.
-    actions = [odometry, shutdown_after(odometry, "the odometry node has ended")]
+    actions = [odometry, shutdown_after(odometry, "the odometry node")]
     if value_of(context, "bag"):
         actions += playback(context, namespace, remappings)
     if switch(context, "rviz"):
@@ -159,12 +159,18 @@ def playback(context, namespace, remappings):
     said = []
     if extrinsics(context) == list(CAMERA_AT_BASE):
         said = [LogInfo(msg="No extrinsics other than the default are given: base_link is at the camera, x forward.")]
-    return [*said, player, shutdown_after(player, "the recording has been played")]
+    return [*said, player, shutdown_after(player, "the player")]
 
 
-def shutdown_after(action, reason):
-    done = OnProcessExit(target_action=action, on_exit=[EmitEvent(event=Shutdown(reason=reason))])
-    return RegisterEventHandler(done)
+def shutdown_after(action, name):
+    """End the launch with a process: with 1, and a sentence, where that has failed."""
+
+    def ended(event, context):
+        if event.returncode and not context.is_shutdown:
+            raise RuntimeError(f"{name} has ended with {event.returncode}; why, it has said above.")
+        return EmitEvent(event=Shutdown(reason=f"{name} has ended"))
+
+    return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=ended))
 
 
 def generate_launch_description():

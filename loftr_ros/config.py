@@ -118,7 +118,11 @@ def _check(value: Any, limits: Limits, name: str) -> None:
 class MatcherConfig(Group):
     name: str = setting("tiny", "LoFTR in a size, or a classical pipeline.", key="matcher", choices=MATCHERS)
     weights: str = setting("", "File of LoFTR weights; empty: the bundled or downloaded file of that size.")
-    device: str = setting("auto", "Where LoFTR runs; auto: the GPU if there is one.", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto",
+        "Where LoFTR runs; auto: the GPU if there is one. `device` in `/diagnostics` says where it does.",
+        choices=("auto", "cpu", "cuda"),
+    )
     max_side: int = setting(
         640,
         "Images are shrunk for LoFTR until their longer side is this, in pixels; 0: never.",
@@ -152,7 +156,8 @@ class MatcherConfig(Group):
     max_matches: int = setting(
         0,
         "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1000 with `tiny` "
-        "(350 where enough of the keyframe's depths are known, 500 for those of a new one), all with the other sizes.",
+        "(350 where enough of the keyframe's depths are known, 500 for those of a new one, one of each 16x16 pixels), "
+        "all with the other sizes.",
         minimum=0,
         maximum=ALL_MATCHES,
     )

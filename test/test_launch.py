@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 
@@ -116,7 +117,7 @@ def test_lifecycle_and_parameters_by_the_command_line(installed):
     with running_node("cli", matcher="orb", autostart=False), connected_client("cli", wait=False) as client:
         assert client.state() == "unconfigured"
         end = time.monotonic() + 30.0
-        while "/cli/vo_node" not in ros2("lifecycle", "nodes").stdout.split():  # its daemon may be new
+        while not ros2("lifecycle", "get", "/cli/vo_node").stdout.startswith("unconfigured"):  # its daemon may be new
             assert time.monotonic() < end, "ros2 does not see the node"
         for transition, state in (("configure", "inactive"), ("activate", "active"), ("deactivate", "inactive")):
             assert ros2("lifecycle", "set", "/cli/vo_node", transition).stdout == "Transitioning successful\n"
@@ -130,7 +131,30 @@ def test_lifecycle_and_parameters_by_the_command_line(installed):
 
 def test_a_node_that_cannot_start_ends_the_launch(installed):
     done = launch("matcher:=surf", "extrinsics:=[0,0,0,0,0,0,1]")
+    assert done.returncode == 1
     assert "matcher must be one of" in done.stdout + done.stderr
+    assert "the odometry node has ended with 2" in done.stdout + done.stderr
+
+
+def test_a_recording_that_cannot_be_played_ends_the_launch(installed, tmp_path):
+    done = launch(f"bag:={tmp_path / 'none'}", "matcher:=sift")
+    assert done.returncode == 1
+    assert "none does not exist." in done.stdout + done.stderr
+    assert "the player has ended with 2" in done.stdout + done.stderr
+
+
+def test_an_interrupted_launch_has_not_failed(installed):
+    command = ["ros2", "launch", "loftr_ros", "vo.launch.py", "matcher:=sift", "extrinsics:=[0,0,0,0,0,0,1]"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout is not None
+        said = []
+        for line in running.stdout:
+            said.append(line)
+            if "process started" in line:
+                time.sleep(8)  # for the node to be up
+                running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) in (0, 1), "".join(said)
+    assert "has ended with" not in "".join(said)
 
 
 def test_extrinsics_come_from_tf_and_tf_agrees_with_odom():

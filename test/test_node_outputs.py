@@ -154,6 +154,7 @@ def test_viewer_of_the_node_records_poses_and_timings(tmp_path, frames):
 def test_status_says_times_that_fit_together(client):
     for status in client.statuses:
         assert 0 <= float(status["calibration_off_px"]) < 5
+        assert status["device"] == "cpu"  # where SIFT always runs
         assert 0 < float(status["odometry_ms"]) <= float(status["processing_ms"]) <= float(status["latency_ms"])
         assert int(status["received_frames"]) >= 1
 

@@ -23,6 +23,7 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.fused import suit_gpu
 from loftr_ros.loftr.graphs import graph_parts
+from loftr_ros.loftr.selection import CELLS_OF_A_BLOCK
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
@@ -108,8 +109,7 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
-        self._most_new = max_matches or self.network.config.most_new
-        self._most_tracked = 0 if max_matches else self.network.config.most_tracked
+        self._most_is_chosen = max_matches > 0
         self._last: tuple[ImageFeatures, ImageFeatures, CoarseStage] | None = None
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
@@ -314,8 +314,8 @@ class LoFTRMatcher:
         if back:
             first, second, stage = second, first, stage.swapped()
         cells = None if wanted is None else self._cells(wanted, first)
-        most = self._most_new if back else self._most(wanted)
-        return self.network.match(first, second, stage.best(most, first.grid, cells))
+        most, once = self._most(0 if wanted is None else len(wanted), back, first.tokens.shape[1])
+        return self.network.match(first, second, stage.best(most, first.grid, cells, once))
 
     def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
         """The coarse stage, kept for the way back."""
@@ -326,10 +326,16 @@ class LoFTRMatcher:
         self._last = (features0, features1, stage)
         return stage
 
-    def _most(self, wanted: NDArray[np.int64] | None) -> int:
-        """How many matches are refined: fewer where half as many points are known, unless their number was chosen."""
-        known = 0 if wanted is None else len(wanted)
-        return self._most_tracked if 2 * known >= self._most_tracked > 0 else self.network.max_matches
+    def _most(self, known: int, back: bool, cells: int) -> tuple[int, bool]:
+        """How many matches are refined at most, and whether only one of each block of cells.
+
+        Fewer where half as many points are known, and on the way back from a new keyframe, unless a number was chosen.
+        """
+        config = self.network.config
+        follows = 2 * known >= min(config.most_tracked, cells // CELLS_OF_A_BLOCK) > 0
+        if self._most_is_chosen or not (back or follows):
+            return self.network.max_matches, False
+        return config.most_new if back else config.most_tracked, True
 
     def _cells(self, index: NDArray[np.int64], features: ImageFeatures) -> Tensor:
         """[L] bool, True for cells of these indices."""

@@ -163,11 +163,12 @@ def playback(context, namespace, remappings):
 
 
 def shutdown_after(action, name):
-    """End the launch with a process: with 1, and a sentence, where that has failed."""
+    """End the launch with the first process that ends: with 1, and a sentence, where that has failed."""
 
     def ended(event, context):
-        if event.returncode and not context.is_shutdown:
-            raise RuntimeError(f"{name} has ended with {event.returncode}; why, it has said above.")
+        code = event.returncode
+        if code and not context.is_shutdown:
+            raise RuntimeError(f"{name} has failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}.")
         return EmitEvent(event=Shutdown(reason=f"{name} has ended"))
 
     return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=ended))

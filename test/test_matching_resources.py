@@ -201,7 +201,7 @@ def test_the_text_of_max_matches_tells_the_number_of_each_size():
     text = limits_of(item).text
     tiny = CONFIGS["tiny"]
     assert f"0: {tiny.most_matches} with `tiny` ({tiny.most_tracked} where" in text
-    assert f"known, {tiny.most_new} for those of a new one, one of each" in text
+    assert f"known, {tiny.most_new} for those of a new one, beyond {loftr._ENOUGH_MATCHES} only one of each" in text
     assert "all with the other sizes." in text
     assert {name for name, config in CONFIGS.items() if config.most_matches} == {"tiny"}
 
@@ -250,8 +250,8 @@ def test_fewer_matches_suffice_where_enough_points_are_known_unless_their_number
     assert [count_back(tiny(weights)), count_back(tiny(weights, max_matches=55))] == [50, 55]
 
 
-def test_no_two_points_of_a_block_are_followed_or_new_unless_their_number_was_chosen(weights):
-    """160x192: 480 cells in 120 blocks; there is room for all of their matches."""
+def test_beyond_enough_no_two_points_of_a_block_are_followed_or_new_unless_a_number_was_chosen(weights, monkeypatch):
+    """160x192: 480 cells in 120 blocks, and room for all of their matches."""
     image = texture(160, 192, 33)
     every = tiny(weights).match(image, image)
     assert 60 < blocks(every) <= 120 < len(every)
@@ -262,12 +262,13 @@ def test_no_two_points_of_a_block_are_followed_or_new_unless_their_number_was_ch
         there = matcher.match_features(features, features, every.index0[:known])
         return [there, matcher.match_back(features, features)]
 
+    assert [len(some) for some in found(known=60)] == [loftr._ENOUGH_MATCHES] * 2
+    monkeypatch.setattr(loftr, "_ENOUGH_MATCHES", 20)
     for some in found(known=60):
         assert len(some) == blocks(some) == blocks(every)
         assert some.share == pytest.approx(len(some) / len(every))
     for some in (found(known=59)[0], *found(known=60, max_matches=1000)):
         assert len(some) == len(every) and some.share == 1
-
 
 
 def test_the_way_back_has_the_same_coarse_matches_without_finding_them_again():

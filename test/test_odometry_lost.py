@@ -16,10 +16,12 @@ from loftr_ros.evaluation.sequences import open_recording
 from loftr_ros.evaluation.trajectory import read_table
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_angle_deg
 from loftr_ros.matching import matcher_from_config
+from loftr_ros.matching.loftr import LoFTRMatcher
 from loftr_ros.odometry import VisualOdometry
 from loftr_ros.odometry import odometry as module
 from loftr_ros.odometry.loss import Loss
 from loftr_ros.odometry.tracking import Track, refuse_doubtful
+from loftr_ros.synthetic.room import make_room, room_camera, round_trip
 from loftr_ros.types import Matches, MotionState
 
 
@@ -200,6 +202,18 @@ def test_a_car_is_found_again_after_ten_black_frames(data_folder):
         assert way == pytest.approx(_length(truth[i], truth[23]), rel=0.1)
         turned = estimates[23].pose_world_camera[:3, :3].T @ estimates[i].pose_world_camera[:3, :3]
         assert rotation_angle_deg(turned.T @ (inverse(truth[23]) @ truth[i])[:3, :3]) < 1.0
+
+
+@pytest.mark.parametrize(("size", "masked_share"), [((128, 96), 0.0), ((160, 120), 0.5)])
+def test_little_images_and_masked_ones_are_not_lost(size, masked_share):
+    """They have few matches, and need all of them."""
+    camera, matcher = room_camera(*size), LoFTRMatcher("tiny", device="cpu")
+    matcher.mask = np.full(size[::-1], 255, np.uint8)
+    matcher.mask[round(size[1] * (1 - masked_share)) :] = 0
+    odometry = VisualOdometry(matcher, camera)
+    estimates = [odometry.process(frame) for frame in make_room(camera).frames(round_trip(120)[:30])]
+    assert states(estimates).count("OK") >= 26
+    assert sum(e.pose_world_camera is None for e in estimates) <= 2
 
 
 def _length(a: np.ndarray, b: np.ndarray) -> float:

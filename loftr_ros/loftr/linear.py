@@ -46,5 +46,5 @@ def _through_onednn(x: Tensor) -> bool:
 
 @cache
 def mkl_suffices() -> bool:
-    """Whether the CPU is one for which oneDNN has no better code than MKL."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+    """Whether the CPU is one for which oneDNN has no better code than MKL, and MKL is there."""
+    return torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2"

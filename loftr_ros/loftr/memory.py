@@ -28,6 +28,11 @@ def apart(tensor: Tensor) -> Tensor:
     return torch.from_numpy(holder).view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
+def release() -> None:
+    """Give back the pages that are only kept for the next frame."""
+    _spare.clear()
+
+
 def _pages(size: int) -> mmap.mmap:
     """For so many bytes. New ones are cleared one by one when they are touched, at ten times the cost of a copy."""
     size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

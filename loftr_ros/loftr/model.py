@@ -93,13 +93,13 @@ class CoarseStage:
     share: float = 1.0
 
     def best(
-        self, count: int, grid0: tuple[int, int], wanted: Tensor | None = None, once: bool = False
+        self, count: int, grid0: tuple[int, int], wanted: Tensor | None = None, enough: int | None = None
     ) -> CoarseStage:
         """With at most so many of its matches, those of `most_useful`; 0: all."""
         every = len(self.matches.cell0)
-        if count == 0 or every == 0 or (every <= count and not once):
+        if count == 0 or every <= (count if enough is None else min(count, enough)):
             return self
-        some = most_useful(self.matches, count, len(self.tokens0), grid0, wanted, once)
+        some = most_useful(self.matches, min(count, every), len(self.tokens0), grid0, wanted, enough)
         return replace(self, matches=some, share=self.share * len(some.cell0) / every)
 
     def swapped(self) -> CoarseStage:

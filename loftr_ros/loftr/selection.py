@@ -19,7 +19,7 @@ def most_useful(
     pairs: int,
     grid: tuple[int, int],
     wanted: Tensor | None = None,
-    once: bool = False,
+    enough: int | None = None,
 ) -> CoarseMatches:
     """At most `count` of the matches, in their order: wanted, confident, spread over image 0.
 
@@ -30,11 +30,12 @@ def most_useful(
         pairs: number of image pairs in the batch.
         grid: (rows, columns) of the cells of image 0.
         wanted: [L] bool, cells of image 0 that are better than all others of their block; or None.
-        once: only the best of each block.
+        enough: beyond so many, only the best of each block; None: no such limit.
     """
     worth = matches.confidence if wanted is None else (matches.confidence + wanted[matches.cell0]) / 2
     rank = _rank_in_block(matches, worth, pairs, grid)
-    count = min(count, int((rank == 0).sum()) if once else len(rank))
+    if enough is not None:
+        count = min(count, max(enough, int((rank == 0).sum())))
     kept = torch.topk(worth - rank, count).indices.sort().values
     return CoarseMatches(matches.batch[kept], matches.cell0[kept], matches.cell1[kept], matches.confidence[kept])
 

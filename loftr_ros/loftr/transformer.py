@@ -33,7 +33,7 @@ def linear_attention(
     key = key.div_(key.shape[1])
     total = key.sum(dim=1).to(key.dtype)
     least = max(1e-6 / key.shape[1], torch.finfo(key.dtype).tiny)
-    attend = _attend_with_blocks if _are_small_windows(query) else _attend
+    attend = _attend_with_blocks if _heads_are_better_together(query) else _attend
     message, normalizer = attend(query, key, value, total)
     message = message.div_((normalizer + least)[..., None])
     return message if query_mask is None else message * query_mask[:, :, None, None]
@@ -57,10 +57,11 @@ def _attend_with_blocks(query: Tensor, key: Tensor, value: Tensor, total: Tensor
     return (query.flatten(2) @ summary).view(query.shape), normalizer
 
 
-def _are_small_windows(query: Tensor) -> bool:
-    """Whether the heads of queries [B, L, heads, D] are better not separated: on a CPU, for many narrow ones."""
-    small = len(query) > 1 and query.shape[2] * query.shape[3] <= _NARROW
-    return small and query.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+def _heads_are_better_together(query: Tensor) -> bool:
+    """Whether those of queries [B, L, heads, D] are: on a CPU, where a batch has few channels."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or query.device.type != "cpu":
+        return False  # first: a compiler may not know the size of the batch
+    return query.shape[0] > 1 and query.shape[2] * query.shape[3] <= _NARROW
 
 
 def _positive(x: Tensor) -> Tensor:

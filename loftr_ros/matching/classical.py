@@ -53,7 +53,12 @@ class ClassicalMatcher:
         max_keypoints: most keypoints per image.
         ratio: largest allowed distance ratio of the best to the second-best neighbour.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
+
+    Attributes:
+        device: where it runs.
     """
+
+    device = "cpu"
 
     def __init__(self, name: str, max_keypoints: int, ratio: float, mask: Image | None = None) -> None:
         self.name = name

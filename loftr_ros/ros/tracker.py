@@ -213,7 +213,7 @@ class Tracker:
             "latency_ms": f"{1e3 * (time.monotonic() - arrival.seconds):.1f}",
             "processing_ms": f"{1e3 * (time.monotonic() - started):.1f}",
             "odometry_ms": f"{odometry_ms:.1f}",
-            "device": str(getattr(self._matcher, "device", "cpu")),
+            "device": str(getattr(self._matcher, "device", "")),
             "calibration_off_px": f"{odometry.learned_calibration['off_px']:.1f}",
         }
         self._report(estimate, measured)

@@ -156,8 +156,7 @@ class MatcherConfig(Group):
     max_matches: int = setting(
         0,
         "LoFTR refines and keeps only so many of its matches, confident ones all over the image; 0: 1000 with `tiny` "
-        "(350 where enough of the keyframe's depths are known, 500 for those of a new one, beyond 250 only one of each "
-        "16x16 pixels of the shrunk image), all with the other sizes.",
+        "(350 where enough of the keyframe's depths are known, 500 for those of a new one), all with the other sizes.",
         minimum=0,
         maximum=ALL_MATCHES,
     )

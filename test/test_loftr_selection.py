@@ -40,20 +40,6 @@ def test_best_of_each_block_first(count):
     assert torch.equal(some.confidence, torch.from_numpy(confidence)[some.batch, some.cell0])
 
 
-@pytest.mark.parametrize("count", [5, 24, 69])
-def test_beyond_enough_only_one_of_each_block(count):
-    confidence = np.random.default_rng(3).uniform(0.1, 1.0, (2, 35)).astype(np.float32)
-    matches = matches_of(torch.from_numpy(confidence))
-    for enough, kept in ((10, min(count, 24)), (30, min(count, 30)), (100, count)):  # there are 24 blocks
-        some = most_useful(matches, count, 2, GRID, enough=enough)
-        assert list(zip(some.batch.tolist(), some.cell0.tolist())) == expected(confidence, kept)
-    stage = CoarseStage(torch.zeros(2, 35, 4), torch.zeros(2, 35, 4), matches)
-    assert stage.best(1000, GRID, enough=10).share == pytest.approx(24 / 70)
-    assert stage.best(1000, GRID, enough=70) is stage
-    none = CoarseStage(torch.zeros(1, 35, 4), torch.zeros(1, 35, 4), matches_of(torch.zeros(1, 0)))
-    assert none.best(1000, GRID, enough=10) is none
-
-
 def test_all_stay_where_there_are_no_more_or_all_are_asked_for():
     every = CoarseStage(torch.zeros(1, 35, 4), torch.zeros(1, 35, 4), matches_of(torch.rand(1, 35)))
     assert every.best(35, GRID) is every and every.best(0, GRID) is every

@@ -22,7 +22,6 @@ from loftr_ros.loftr import CONFIGS, compiled
 from loftr_ros.matching import load_matcher, loftr
 from loftr_ros.matching.loftr import LoFTRMatcher, choose_precision
 from loftr_ros.matching.resolution import side_for_rate
-from loftr_ros.types import Matches
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +34,6 @@ def weights(tmp_path_factory) -> str:
 
 def tiny(weights: str, **options) -> LoFTRMatcher:
     return load_matcher("tiny", weights=weights, device="cpu", threshold=0.01, **options)
-
-
-def blocks(matches: Matches) -> int:
-    """How many blocks of 2x2 cells of an image 192 pixels wide have matches."""
-    return len({(index // 24 // 2, index % 24 // 2) for index in matches.index0})
 
 
 def fail_above(limit: int, function):
@@ -201,7 +195,7 @@ def test_the_text_of_max_matches_tells_the_number_of_each_size():
     text = limits_of(item).text
     tiny = CONFIGS["tiny"]
     assert f"0: {tiny.most_matches} with `tiny` ({tiny.most_tracked} where" in text
-    assert f"known, {tiny.most_new} for those of a new one, beyond {loftr._ENOUGH_MATCHES} only one of each" in text
+    assert f"known, {tiny.most_new} for those of a new one)" in text
     assert "all with the other sizes." in text
     assert {name for name, config in CONFIGS.items() if config.most_matches} == {"tiny"}
 
@@ -215,6 +209,9 @@ def test_so_many_matches_are_kept_and_they_are_spread_over_the_image(weights):
     np.testing.assert_array_equal(some.confidence, every.confidence[same])
     # With fewer neighbours the second refinement is told a little less.
     np.testing.assert_allclose(some.points1, every.points1[same], atol=1.0)
+
+    def blocks(matches) -> int:
+        return len({(index // 24 // 2, index % 24 // 2) for index in matches.index0})
 
     most_confident = every[np.sort(np.argsort(-every.confidence)[:60])]
     assert blocks(some) == min(60, blocks(every)) > blocks(most_confident)
@@ -250,30 +247,9 @@ def test_fewer_matches_suffice_where_enough_points_are_known_unless_their_number
     assert [count_back(tiny(weights)), count_back(tiny(weights, max_matches=55))] == [50, 55]
 
 
-def test_beyond_enough_no_two_points_of_a_block_are_followed_or_new_unless_a_number_was_chosen(weights, monkeypatch):
-    """160x192: 480 cells in 120 blocks, and room for all of their matches."""
-    image = texture(160, 192, 33)
-    every = tiny(weights).match(image, image)
-    assert 60 < blocks(every) <= 120 < len(every)
-
-    def found(known: int, **chosen) -> list[Matches]:
-        matcher = tiny(weights, **chosen)
-        features = matcher.extract(image)
-        there = matcher.match_features(features, features, every.index0[:known])
-        return [there, matcher.match_back(features, features)]
-
-    assert [len(some) for some in found(known=60)] == [loftr._ENOUGH_MATCHES] * 2
-    monkeypatch.setattr(loftr, "_ENOUGH_MATCHES", 20)
-    for some in found(known=60):
-        assert len(some) == blocks(some) == blocks(every)
-        assert some.share == pytest.approx(len(some) / len(every))
-    for some in (found(known=59)[0], *found(known=60, max_matches=1000)):
-        assert len(some) == len(every) and some.share == 1
-
-
 def test_the_way_back_has_the_same_coarse_matches_without_finding_them_again():
     image0, image1 = texture(160, 192, 33), np.roll(texture(160, 192, 33), (3, 5), axis=(0, 1))
-    matcher = LoFTRMatcher("tiny", device="cpu", max_matches=1000)
+    matcher = load_matcher("tiny", device="cpu")
     computed, plain = [], matcher.network.coarse
     matcher.network.coarse = lambda *features: computed.append(1) or plain(*features)
     features0, features1 = matcher.extract(image0), matcher.extract(image1)

@@ -92,15 +92,12 @@ class CoarseStage:
     matches: CoarseMatches
     share: float = 1.0
 
-    def best(
-        self, count: int, grid0: tuple[int, int], wanted: Tensor | None = None, enough: int | None = None
-    ) -> CoarseStage:
+    def best(self, count: int, grid0: tuple[int, int], wanted: Tensor | None = None) -> CoarseStage:
         """With at most so many of its matches, those of `most_useful`; 0: all."""
-        every = len(self.matches.cell0)
-        if count == 0 or every <= (count if enough is None else min(count, enough)):
+        if count == 0 or len(self.matches.cell0) <= count:
             return self
-        some = most_useful(self.matches, min(count, every), len(self.tokens0), grid0, wanted, enough)
-        return replace(self, matches=some, share=self.share * len(some.cell0) / every)
+        some = most_useful(self.matches, count, len(self.tokens0), grid0, wanted)
+        return replace(self, matches=some, share=self.share * count / len(self.matches.cell0))
 
     def swapped(self) -> CoarseStage:
         """With image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""

@@ -10,18 +10,12 @@ from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.fine_matching import row_column
 
 _BLOCK = 2  # cells to each side
-CELLS_OF_A_BLOCK = _BLOCK**2
 
 
 def most_useful(
-    matches: CoarseMatches,
-    count: int,
-    pairs: int,
-    grid: tuple[int, int],
-    wanted: Tensor | None = None,
-    enough: int | None = None,
+    matches: CoarseMatches, count: int, pairs: int, grid: tuple[int, int], wanted: Tensor | None = None
 ) -> CoarseMatches:
-    """At most `count` of the matches, in their order: wanted, confident, spread over image 0.
+    """`count` of the matches, of which there are more, in their order: wanted, confident, spread over image 0.
 
     The best of each block of cells come first, then the second of each, and so on: neighbours tell the same
     twice, and confidence alone would leave out whole parts of the image, such as the ground.
@@ -30,12 +24,9 @@ def most_useful(
         pairs: number of image pairs in the batch.
         grid: (rows, columns) of the cells of image 0.
         wanted: [L] bool, cells of image 0 that are better than all others of their block; or None.
-        enough: beyond so many, only the best of each block; None: no such limit.
     """
     worth = matches.confidence if wanted is None else (matches.confidence + wanted[matches.cell0]) / 2
     rank = _rank_in_block(matches, worth, pairs, grid)
-    if enough is not None:
-        count = min(count, max(enough, int((rank == 0).sum())))
     kept = torch.topk(worth - rank, count).indices.sort().values
     return CoarseMatches(matches.batch[kept], matches.cell0[kept], matches.cell1[kept], matches.confidence[kept])
 
@@ -46,7 +37,7 @@ def _rank_in_block(matches: CoarseMatches, worth: Tensor, pairs: int, grid: tupl
     row, column = row_column(matches.cell0, grid)
     block = (matches.batch * rows + row // _BLOCK) * columns + column // _BLOCK
     place = row % _BLOCK * _BLOCK + column % _BLOCK
-    values = worth.new_full((pairs * rows * columns, CELLS_OF_A_BLOCK), -1.0)
+    values = worth.new_full((pairs * rows * columns, _BLOCK**2), -1.0)
     values[block, place] = worth
     ranks = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return ranks[block, place].to(worth.dtype)

@@ -24,7 +24,6 @@ from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.fused import suit_gpu
 from loftr_ros.loftr.graphs import graph_parts
 from loftr_ros.loftr.memory import release
-from loftr_ros.loftr.selection import CELLS_OF_A_BLOCK
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
@@ -38,9 +37,6 @@ _LEAST_SIDE = 64  # pixels; smaller images are not tried
 # Below this the fine heat map says less about its error than the training data's own precision does.
 _LEAST_SIGMA_PX = 0.1
 _LEAST_MATCHES = 500  # however uncertain they are
-# Beyond so many a second match of the same block of cells is not worth its time. Below, what sees little of the
-# keyframe any more, such as a frame that was lost, needs all that there are.
-_ENOUGH_MATCHES = 250
 _CPU_INFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of ARM
 
@@ -78,8 +74,7 @@ class LoFTRMatcher:
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
-            the size needs (LoFTRConfig.most_matches; most_new and most_tracked, beyond 250 of which no two lie in one
-            block of 2x2 coarse cells).
+            the size needs (LoFTRConfig.most_matches, most_new, most_tracked).
         max_deviation: pixels of the resized image; matches less certain than this are dropped, as long as some hundred
             remain; 0: none. Only for sizes with a second refinement: a heat map says too little about its error.
         out_of_memory: "adapt" (smaller images, matching piece by piece, then the CPU) or "stop" (ExhaustedError).
@@ -114,7 +109,8 @@ class LoFTRMatcher:
         self.device = choose_device(device)
         self.network = load_network(name, weights, threshold)
         self.network.max_matches = max_matches or self.network.config.most_matches
-        self._most_is_chosen = max_matches > 0
+        self._most_new = max_matches or self.network.config.most_new
+        self._most_tracked = 0 if max_matches else self.network.config.most_tracked
         self._last: tuple[ImageFeatures, ImageFeatures, CoarseStage] | None = None
         self._wanted_precision = precision
         self.precision = self._suitable(precision)
@@ -320,8 +316,8 @@ class LoFTRMatcher:
         if back:
             first, second, stage = second, first, stage.swapped()
         cells = None if wanted is None else self._cells(wanted, first)
-        most, enough = self._most(0 if wanted is None else len(wanted), back, first.tokens.shape[1])
-        return self.network.match(first, second, stage.best(most, first.grid, cells, enough))
+        most = self._most_new if back else self._most(wanted)
+        return self.network.match(first, second, stage.best(most, first.grid, cells))
 
     def _coarse(self, features0: ImageFeatures, features1: ImageFeatures) -> CoarseStage:
         """The coarse stage, kept for the way back."""
@@ -332,17 +328,10 @@ class LoFTRMatcher:
         self._last = (features0, features1, stage)
         return stage
 
-    def _most(self, known: int, back: bool, cells: int) -> tuple[int, int | None]:
-        """How many matches are refined at most, and beyond how many only one of each block of cells.
-
-        Fewer where half as many points are known, and on the way back from a new keyframe, unless a number was chosen.
-        """
-        config = self.network.config
-        follows = 2 * known >= min(config.most_tracked, cells // CELLS_OF_A_BLOCK) > 0
-        fewer = config.most_new if back else config.most_tracked if follows else 0
-        if self._most_is_chosen or fewer == 0:
-            return self.network.max_matches, None
-        return fewer, _ENOUGH_MATCHES
+    def _most(self, wanted: NDArray[np.int64] | None) -> int:
+        """How many matches are refined: fewer where half as many points are known, unless their number was chosen."""
+        known = 0 if wanted is None else len(wanted)
+        return self._most_tracked if 2 * known >= self._most_tracked > 0 else self.network.max_matches
 
     def _cells(self, index: NDArray[np.int64], features: ImageFeatures) -> Tensor:
         """[L] bool, True for cells of these indices."""

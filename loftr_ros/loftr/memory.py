@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Pages that no tensor lies on any more, as many as one frame leaves behind; the oldest are given back.
+# Pages that no tensor lies on any more, a few more than one frame leaves behind; the oldest are given back.
 _spare: deque[mmap.mmap] = deque(maxlen=12)
 
 

@@ -112,10 +112,15 @@ def test_projections_equal_linear_layers(shape, mkl, monkeypatch):
     torch.testing.assert_close(project(x, weight), F.linear(x, weight), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("capability", "convolved"), [("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
-def test_large_projections_go_to_the_faster_library(capability, convolved, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "has_mkl", "convolved"),
+    [("AVX2", True, 0), ("AVX2", False, 1), ("AVX512", True, 1), ("DEFAULT", False, 1)],
+)
+def test_large_projections_go_to_the_faster_library(capability, has_mkl, convolved, monkeypatch):
     conv2d = Mock(wraps=F.conv2d)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(linear, "mkl_suffices", linear.mkl_suffices.__wrapped__)
     monkeypatch.setattr(F, "conv2d", conv2d)

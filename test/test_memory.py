@@ -105,7 +105,7 @@ def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
 
 
 def test_what_lies_apart_gets_the_pages_of_what_is_gone_and_no_others(monkeypatch):
-    memory.release()
+    memory.release_spare_pages()
     new = Mock(wraps=mmap.mmap)
     monkeypatch.setattr(memory.mmap, "mmap", new)
     for number in range(5):
@@ -123,7 +123,7 @@ def test_only_few_spare_pages_are_kept_and_none_where_memory_is_short():
     tensors = [memory.apart(torch.ones(1024 * k)) for k in range(1, 40)]
     del tensors
     assert len(memory._spare) == memory._spare.maxlen < 39
-    memory.release()
+    memory.release_spare_pages()
     assert len(memory._spare) == 0
 
 

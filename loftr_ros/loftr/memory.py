@@ -28,7 +28,7 @@ def apart(tensor: Tensor) -> Tensor:
     return torch.from_numpy(holder).view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def release() -> None:
+def release_spare_pages() -> None:
     """Give back the pages that are only kept for the next frame."""
     _spare.clear()
 

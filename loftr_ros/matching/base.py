@@ -35,6 +35,7 @@ class Matcher(Protocol):
           rather than others, by a matcher that does not return all that it could find (Matches.share).
         - `match_back(features0, features1)`: the matches of image 1 with image 0, in less time right after
           `match_features(features0, features1)`.
+        - An attribute `device`: where it computes, which the node tells.
         """
         ...
 

@@ -23,7 +23,7 @@ from loftr_ros.loftr.fine_matching import COARSE_STRIDE
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.fused import suit_gpu
 from loftr_ros.loftr.graphs import graph_parts
-from loftr_ros.loftr.memory import release
+from loftr_ros.loftr.memory import release_spare_pages
 from loftr_ros.matching.base import check_image
 from loftr_ros.matching.descriptor import pooled
 from loftr_ros.matching.resolution import fastest_of, side_for_rate, working_size
@@ -179,7 +179,7 @@ class LoFTRMatcher:
     def _free_memory(self) -> None:
         """Let go of what only saves time. What is compiled or recorded holds memory for each size of images."""
         self._last = None
-        release()
+        release_spare_pages()
         undo_compilation(self.network)
 
     def _leave_gpu(self) -> None:

@@ -132,7 +132,7 @@ def _candidates(
 def _pose_from_points(
     matches: NormalizedMatches, mean: Array, precise: NDArray[np.bool_], threshold: float
 ) -> list[Array]:
-    """Perspective-n-point by RANSAC with MSAC's score; an empty list where none fits.
+    """Perspective-n-point by RANSAC with MSAC's score (Torr and Zisserman, CVIU 2000); an empty list where none fits.
 
     Without the local optimisation of its hypotheses, which takes three times as long: what follows adjusts the best.
     """

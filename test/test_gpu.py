@@ -165,7 +165,7 @@ def test_attention_is_that_of_the_cpu(pair):
 
 def test_each_stage_of_the_training_steps_as_on_the_cpu():
     sizes = (BatchSize(128, 96, 2),)
-    for stage in ("all", "jitter", "found"):
+    for stage in ("all", "fine", "jitter", "found"):
         config = TrainingConfig(stage=stage, steps=40, sizes=sizes, pairs_factor=2, warmup=1)
         batch = TrainingBatches(config, Textures(), 0)[0]
         totals = []

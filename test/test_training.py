@@ -12,7 +12,7 @@ import torch
 
 from loftr_ros import cli
 from loftr_ros.errors import InputError
-from loftr_ros.loftr import load_network
+from loftr_ros.loftr import CONFIGS, LoFTR, load_network
 from loftr_ros.loftr.coarse_matching import log_assignment, similarity
 from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.synthetic.textures import Textures
@@ -20,7 +20,7 @@ from loftr_ros.training import train as command
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
 from loftr_ros.training.losses import Assignment, fine_loss, fine_targets, likelihood_loss, mutual_cells
-from loftr_ros.training.trainer import Trainer
+from loftr_ros.training.trainer import FINE_PARTS, Trainer
 from loftr_ros.training.validation import validate
 from loftr_ros.training.views import random_motion, random_sample
 
@@ -178,19 +178,58 @@ def test_a_training_leaves_weights_log_curve_and_recipe(tmp_path):
 def test_a_whole_training_runs_its_stages_and_resumes(tmp_path, monkeypatch):
     start, started = command.start, []
     monkeypatch.setattr(command, "start", lambda run: started.append(run) or start(run))
-    run = command.Run(dataclasses.replace(SMALL, steps=7), tmp_path / "out", None, None, False)
+    run = command.Run(dataclasses.replace(SMALL, steps=10), tmp_path / "out", None, None, False)
     command.train_all(run)
-    assert [part.config.stage for part in started] == ["all", "jitter", "found"]
-    assert [part.config.steps for part in started] == [4, 2, 1]
-    assert started[1].init == started[0].weights
-    assert run.weights.read_bytes() == started[2].weights.read_bytes()
-    first, last = (read_state_dict(started[k].weights) for k in (0, 2))
+    assert [part.config.stage for part in started] == ["all", "fine", "jitter", "found"]
+    assert [part.config.config for part in started] == ["tiny_wide", "tiny", "tiny", "tiny"]
+    assert [part.config.steps for part in started] == [4, 2, 2, 2]
+    assert [part.init for part in started] == [None, *(part.weights for part in started[:3])]
+    assert run.weights.read_bytes() == started[3].weights.read_bytes()
+    wide, first, last = (read_state_dict(started[k].weights) for k in (0, 1, 3))
     assert all(torch.equal(first[name], last[name]) for name in first if not name.startswith("refinement."))
+    assert all(torch.equal(first[name], wide[name]) for name in first if not name.startswith(FINE_PARTS))
     with pytest.raises(InputError, match="holds a training"):
         command.train_all(run)
-    started[2].checkpoint.unlink()
+    started[3].checkpoint.unlink()
     command.train_all(dataclasses.replace(run, resume=True))
-    assert [part.config.stage for part in started[3:]] == ["found"]
+    assert [part.config.stage for part in started[4:]] == ["found"]
+
+
+def test_stages_are_those_that_a_size_has(tmp_path):
+    names = {}
+    for size in ("outdoor", "tiny", "tiny_wide"):
+        run = command.Run(TrainingConfig(config=size), tmp_path, None, None, False)
+        names[size] = [part.config.stage for part in command.stage_runs(run)]
+    assert names["outdoor"] == ["all"]
+    assert names["tiny"] == ["all", "fine", "jitter", "found"]
+    assert names["tiny_wide"] == ["all", "jitter", "found"]
+
+
+def test_what_follows_the_coarse_stage_can_be_trained_alone(one_thread):
+    """From a network in which it is wider: its coarse stage stays to the bit."""
+    torch.manual_seed(3)
+    wide = LoFTR(CONFIGS["tiny_wide"])
+    config = dataclasses.replace(SMALL, stage="fine", steps=40, learning_rate=3e-3, sizes=(BatchSize(160, 128, 2),))
+    trainer = Trainer(config, CPU)
+    trainer.start_from(wide.state_dict())
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    data = TrainingBatches(config, Textures(), rank=0)
+    batches = [data[k].to(CPU) for k in range(2)]
+    history = [trainer.train_step(batches[k % 2]) for k in range(config.steps)]
+    fine = [float(each.fine.detach()) for each in history]
+    assert sum(fine[-6:]) < 0.95 * sum(fine[:6])
+    assert all(each.coarse == each.negative == 0 for each in history)
+    for name, value in trainer.network.state_dict().items():
+        if not name.startswith(FINE_PARTS):
+            assert torch.equal(value, before[name]) and torch.equal(value, wide.state_dict()[name]), name
+    moved = [name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])]
+    assert set(moved) == {name for name in before if name.startswith(FINE_PARTS) and "running" not in name} - {
+        name for name in before if name.endswith("num_batches_tracked")
+    }
+    image = batches[0].images0
+    with torch.no_grad():
+        tokens = [network.eval().extract(image).tokens for network in (wide, trainer.averaged_network())]
+    assert torch.equal(*tokens)
 
 
 def test_there_is_nothing_to_resume(tmp_path, capsys):

@@ -15,6 +15,7 @@ from loftr_ros.types import Array
 
 COUNT = 6
 _ITERATIONS = 6
+_LEAST_STEP = 1e-9  # after one of this size, the next one is that squared
 _EDGE = 2.0  # of what the model is for
 _LEAST_DETERMINANT = 0.05  # steps stay finite where there is no inverse
 
@@ -48,6 +49,8 @@ def uncorrected(points: Array, correction: Array) -> Array:
         determinant = np.maximum(a * d - b * c, _LEAST_DETERMINANT)
         step = np.stack([d * off[:, 0] - b * off[:, 1], a * off[:, 1] - c * off[:, 0]], axis=1) / determinant[:, None]
         measured = measured - np.clip(step, -_EDGE, _EDGE)
+        if (np.abs(step) < _LEAST_STEP).all():
+            break
     return measured
 
 

@@ -47,6 +47,7 @@ class Backbone(nn.Module):
     def __init__(self, config: LoFTRConfig) -> None:
         super().__init__()
         first, (half, quarter, eighth) = config.initial_dim, config.block_dims
+        back_quarter, back_half = config.pyramid_dims or (eighth, quarter)
         self.conv1 = nn.Conv2d(1, first, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
@@ -54,10 +55,12 @@ class Backbone(nn.Module):
         self.layer2 = nn.Sequential(BasicBlock(half, quarter, 2), BasicBlock(quarter, quarter, 1))
         self.layer3 = nn.Sequential(BasicBlock(quarter, eighth, 2), BasicBlock(eighth, eighth, 1))
         self.layer3_outconv = _conv1x1(eighth, eighth)
-        self.layer2_outconv = _conv1x1(quarter, eighth)
-        self.layer2_outconv2 = self._smooth(eighth, quarter)
-        self.layer1_outconv = _conv1x1(half, quarter)
-        self.layer1_outconv2 = self._smooth(quarter, config.fine_dim)
+        # The published pyramid comes back as wide as the coarse features are.
+        self.layer3_narrow = _conv1x1(eighth, back_quarter) if back_quarter != eighth else nn.Identity()
+        self.layer2_outconv = _conv1x1(quarter, back_quarter)
+        self.layer2_outconv2 = self._smooth(back_quarter, back_half)
+        self.layer1_outconv = _conv1x1(half, back_half)
+        self.layer1_outconv2 = self._smooth(back_half, config.fine_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,7 +83,7 @@ class Backbone(nn.Module):
         x1 = x
         x2 = self.layer2(x1)
         coarse = self.layer3_outconv(self.layer3(x2))
-        x = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), coarse))
+        x = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), self.layer3_narrow(coarse)))
         skip = self.layer1_outconv(x1)
         del x1
         x = _add_upsampled(skip, x)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,8 @@ class LoFTRConfig:
     Attributes:
         initial_dim: channels of the first convolution, at 1/2 of the image.
         block_dims: channels of the ResNet stages at 1/2, 1/4 and 1/8; the last is the width of the coarse transformer.
+        pyramid_dims: channels of the feature pyramid on its way back, at 1/4 and 1/2; None: those of the published
+            network, which are the last two of block_dims the other way round.
         fine_dim: channels of the fine features at 1/2, and width of the fine transformer.
         coarse_heads, fine_heads: attention heads.
         coarse_layers, fine_layers: the sequence of "self" and "cross" attention layers.
@@ -35,6 +37,7 @@ class LoFTRConfig:
 
     initial_dim: int = 128
     block_dims: tuple[int, int, int] = (128, 196, 256)
+    pyramid_dims: tuple[int, int] | None = None
     fine_dim: int = 128
     coarse_heads: int = 8
     coarse_layers: tuple[str, ...] = ("self", "cross") * 4
@@ -60,24 +63,34 @@ class LoFTRConfig:
         return self.block_dims[-1]
 
 
+_TINY_WIDE = LoFTRConfig(
+    initial_dim=16,
+    block_dims=(16, 32, 64),
+    fine_dim=32,
+    coarse_heads=4,
+    coarse_layers=("self", "cross") * 2,
+    fine_heads=4,
+    temp_bug_fix=True,
+    border=1,
+    pixel_center=0.0,
+    normalize_input=True,
+    refine_side=15,
+)
+
 CONFIGS: dict[str, LoFTRConfig] = {
     "outdoor": LoFTRConfig(),
     "indoor": LoFTRConfig(temp_bug_fix=True),
-    "tiny": LoFTRConfig(
-        initial_dim=16,
-        block_dims=(16, 32, 64),
-        fine_dim=32,
-        coarse_heads=4,
-        coarse_layers=("self", "cross") * 2,
-        fine_heads=4,
-        temp_bug_fix=True,
-        border=1,
-        pixel_center=0.0,
-        normalize_input=True,
-        refine_side=15,
+    # The second refinement decides how precise matches are: what leads to it can be narrow.
+    "tiny": replace(
+        _TINY_WIDE,
+        pyramid_dims=(32, 16),
+        fine_dim=16,
+        fine_heads=2,
         most_matches=1000,
         most_new=500,
         most_tracked=350,
         bears_half=True,
     ),
+    # What the coarse stage of `tiny` is trained in.
+    "tiny_wide": _TINY_WIDE,
 }

@@ -101,9 +101,15 @@ class Window:
                 self._links[keyframe] = [link for link in self.links(keyframe) if link.target not in gone]
 
     def move_points(self, moved: Callable[[Array], Array]) -> None:
-        """Put all that frames saw to other normalized points [N, 2]."""
-        for keyframe, links in list(self._links.items()):  # of a keyframe that the camera came back to as well
-            self._links[keyframe] = [replace(link, seen=moved(link.seen)) for link in links]
+        """Put all that frames saw to other normalized points [N, 2], in one call."""
+        # Also of a keyframe outside of the window to which the camera came back.
+        every = [link for links in self._links.values() for link in links]
+        if not every:
+            return
+        ends = np.cumsum([len(link.seen) for link in every])[:-1]
+        points = iter(np.split(moved(np.concatenate([link.seen for link in every])), ends))
+        for keyframe, links in list(self._links.items()):
+            self._links[keyframe] = [replace(link, seen=next(points)) for link in links]
 
     @property
     def nodes(self) -> list[Node]:

@@ -21,9 +21,14 @@ class BatchSize:
 
 STAGES = {
     "all": "the whole network",
+    "fine": "what follows the coarse stage: feature pyramid, fine transformer and second refinement",
     "jitter": "the second refinement alone, at true matches that are moved at random",
     "found": "the second refinement alone, at what the network finds: its deviations learn from wrong matches too",
 }
+
+
+# Sizes whose stage `all` trains another one: their coarse stage comes from there, the rest is trained by `fine`.
+TRAINED_AS = {"tiny": "tiny_wide"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class TrainingConfig:
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
         stage: a key of STAGES: what this run trains.
-        sequence: the stages of a whole training, one after the other; those of a refinement only where there is one.
+        sequence: the stages of a whole training, one after the other: `fine` only for the sizes of TRAINED_AS, those of the
+            second refinement alone only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.
@@ -75,7 +81,12 @@ class TrainingConfig:
 
     config: str = "tiny"
     stage: str = "all"
-    sequence: tuple[Stage, ...] = (Stage("all", 0.6, 1.0), Stage("jitter", 0.25, 1.3), Stage("found", 0.15, 0.67))
+    sequence: tuple[Stage, ...] = (
+        Stage("all", 0.45, 1.0),
+        Stage("fine", 0.2, 1.0),
+        Stage("jitter", 0.2, 1.3),
+        Stage("found", 0.15, 0.67),
+    )
     seed: int = 0
     steps: int = 20000
     minutes: float = 0.0

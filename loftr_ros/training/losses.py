@@ -37,7 +37,7 @@ class Losses:
 def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     """Losses of a batch on the network's device."""
     generator = torch.Generator().manual_seed(batch.seed)
-    if config.stage != "all":
+    if config.stage in ("jitter", "found"):
         guesses = jittered_matches(batch, generator) if config.stage == "jitter" else found_matches(network, batch)
         refinement = refinement_loss(network, batch, guesses, config)
         nothing = torch.zeros_like(refinement)
@@ -46,8 +46,10 @@ def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
     features0, features1 = features_of_pairs(network, batch, random_offset(config.position_offset, generator))
     tokens0, tokens1 = network.loftr_coarse.together(features0.tokens, features1.tokens)
     assignment = Assignment.of(tokens0, tokens1, network.config.temperature)
-    coarse = coarse_loss(assignment, *mutual_cells(batch, features0.grid, features1.grid))
-    negative = negative_loss(assignment, batch.hidden01, batch.hidden10)
+    coarse = negative = assignment.scores.new_zeros(())
+    if config.stage == "all":
+        coarse = coarse_loss(assignment, *mutual_cells(batch, features0.grid, features1.grid))
+        negative = negative_loss(assignment, batch.hidden01, batch.hidden10)
     # 2. Fine positions at true matches
     matches, offset = fine_targets(batch, features1.grid, config, generator)
     predicted, deviation = _refine(network, features0, features1, tokens0, tokens1, matches)

@@ -29,7 +29,7 @@ from loftr_ros.loftr import CONFIGS
 from loftr_ros.loftr.weights import read_state_dict
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import log
-from loftr_ros.training.config import STAGES, TrainingConfig
+from loftr_ros.training.config import STAGES, TRAINED_AS, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, TrainingPlans, rendered_ahead, validation_batches
 from loftr_ros.training.losses import Losses
 from loftr_ros.training.raycast import Atlas, Plans
@@ -137,11 +137,15 @@ def train_all(run: Run) -> None:
 def stage_runs(run: Run) -> list[Run]:
     """The run of each stage, which starts from the weights of the one before it."""
     config, runs, init = run.config, [], run.init
+    wanted = {"all"} | ({"fine"} if config.config in TRAINED_AS else set())
+    if CONFIGS[config.config].refine_side:
+        wanted |= {"jitter", "found"}
     for k, stage in enumerate(config.sequence, 1):
-        if stage.name != "all" and not CONFIGS[config.config].refine_side:
+        if stage.name not in wanted:
             continue
         part = dataclasses.replace(
             config,
+            config=TRAINED_AS.get(config.config, config.config) if stage.name == "all" else config.config,
             stage=stage.name,
             steps=max(1, round(stage.share * config.steps)),
             minutes=stage.share * config.minutes,

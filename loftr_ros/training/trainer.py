@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from loftr_ros.errors import InputError, brief
 from loftr_ros.files import write_bytes_atomically
@@ -23,6 +23,12 @@ from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.losses import Losses, losses
 
+# What follows the coarse stage, the second refinement last.
+FINE_PARTS = (
+    *(f"backbone.{name}" for name in ("layer3_narrow", "layer2_outconv2", "layer2_outconv")),
+    *(f"backbone.{name}" for name in ("layer1_outconv2", "layer1_outconv")),
+    *("fine_preprocess", "loftr_fine", "refinement"),
+)
 _CHECKPOINT = ("network", "average", "optimizer", "step", "progress", "seconds")
 
 
@@ -42,8 +48,11 @@ class Trainer:
             for layer in (*self.network.loftr_coarse.layers, *self.network.loftr_fine.layers):
                 layer.compile(dynamic=True)
         self.average = _copies(self.network)
-        trained = self.network.parameters() if config.stage == "all" else self.network.refinement.parameters()
-        self.trained = list(trained)
+        self._parts = trained_parts(self.network, config.stage)
+        self.network.requires_grad_(False)
+        for part in self._parts:
+            part.requires_grad_(True)
+        self.trained = [parameter for part in self._parts for parameter in part.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -57,7 +66,9 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Losses:
         """One step of the optimiser on one batch of this process."""
-        self.network.train(self.config.stage == "all")  # frozen parts keep their batch statistics
+        self.network.eval()  # frozen parts keep their batch statistics
+        for part in self._parts:
+            part.train(self.config.stage in ("all", "fine"))
         self._set_learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_helps(self.device)):
             result = losses(self.network, batch.to(self.device), self.config)
@@ -121,9 +132,14 @@ class Trainer:
         self.average["refinement.output.bias"][2] += math.log(ratio)
 
     def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of another training; a refinement that they lack stays new."""
-        new = {name: v for name, v in self.network.state_dict().items() if name.startswith("refinement.")}
-        load_strictly(self.network, new | dict(state), "to start from")
+        """Take over the weights of another training; a refinement that they lack stays new.
+
+        So does, where a stage trains what follows the coarse one, all of that which has another shape.
+        """
+        prefixes = FINE_PARTS if self.config.stage == "fine" else FINE_PARTS[-1:]
+        own = {name: v for name, v in self.network.state_dict().items() if name.startswith(prefixes)}
+        new = {name: v for name, v in own.items() if name not in state or state[name].shape != v.shape}
+        load_strictly(self.network, dict(state) | new, "to start from")
         self.average = _copies(self.network)
 
     def save_weights(self, path: Path) -> None:
@@ -157,6 +173,14 @@ class Trainer:
             raise InputError(f"The checkpoint {path} is of another training: {brief(error)}.") from None
         self.step, self.progress = int(content["step"]), float(content["progress"])
         self._seconds_before, self._started = float(content["seconds"]), time.monotonic()
+
+
+def trained_parts(network: LoFTR, stage: str) -> list[nn.Module]:
+    """The parts of a network that a stage of STAGES trains."""
+    if stage == "all":
+        return [network]
+    names = FINE_PARTS if stage == "fine" else FINE_PARTS[-1:]
+    return [network.get_submodule(name) for name in names]
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class TrainingConfig:
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
         stage: a key of STAGES: what this run trains.
-        sequence: the stages of a whole training, one after the other: `fine` only for the sizes of TRAINED_AS, those of the
-            second refinement alone only where there is one.
+        sequence: the stages of a whole training, one after the other: `fine` only for the sizes of TRAINED_AS, and those
+            of the second refinement alone only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.

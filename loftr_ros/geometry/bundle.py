@@ -23,7 +23,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from loftr_ros.errors import GeometryError
-from loftr_ros.geometry.se3 import cross, make_pose, rotation_from_vector
+from loftr_ros.geometry.se3 import cross, rotation_from_vector
 from loftr_ros.types import Array
 
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
@@ -314,13 +314,10 @@ def _solve(system: _System, unknown: NDArray[np.bool_], damping: float) -> tuple
 
 
 def _moved(poses: Array, step: Array) -> Array:
-    steps = step.reshape(-1, 6)
-    return np.stack(
-        [
-            make_pose(rotation_from_vector(change[3:]) @ pose[:3, :3], pose[:3, 3] + change[:3])
-            for pose, change in zip(poses, steps)
-        ]
-    )
+    steps, moved = step.reshape(-1, 6), poses.copy()
+    moved[:, :3, :3] = np.stack([rotation_from_vector(each) for each in steps[:, 3:]]) @ poses[:, :3, :3]
+    moved[:, :3, 3] += steps[:, :3]
+    return moved
 
 
 def _covariance(system: _System, unknown: NDArray[np.bool_]) -> Array:

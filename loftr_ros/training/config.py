@@ -53,7 +53,7 @@ class TrainingConfig:
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
         stage: a key of STAGES: what this run trains.
-        sequence: the stages of a whole training, one after the other: `fine` only for the sizes of TRAINED_AS, and those
+        sequence: the stages of a whole training, one after the other: `fine` only for sizes of TRAINED_AS, and those
             of the second refinement alone only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.

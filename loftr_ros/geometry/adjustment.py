@@ -18,7 +18,6 @@ from loftr_ros.types import Array
 
 _CAUCHY = 2.0  # residuals beyond this many standard deviations lose influence
 _MAX_ITERATIONS = 25
-_NEAR = 1e-3  # share of the cost, radians, share of the length
 _LEAST_FACTOR = 0.1  # deviations are never taken for smaller than this share of what the matcher says
 
 
@@ -96,8 +95,8 @@ def adjust_pose(
     factor = _sigma_factor(rough.system, information > 0)
     problem = replace(problem, sigma1=factor * sigma1)
     # With deviations that were too wide, wrong matches may have led astray: the start counts as much as where they led.
-    led = _iterate(problem, rough.pose, rough.depth)
-    best = min(led, _iterate(problem, pose_1_0, inverse_depth, known=led), key=lambda found: found.system.cost)
+    starts = [(pose_1_0, inverse_depth), (rough.pose, rough.depth)]
+    best = min((_iterate(problem, *start) for start in starts), key=lambda found: found.system.cost)
     covariance = _position_covariance(best.pose, _pose_covariance(best.system))
     if not (np.isfinite(best.pose).all() and np.isfinite(covariance).all() and np.isfinite(best.depth).all()):
         raise GeometryError("The adjustment of the pose did not converge.")
@@ -112,8 +111,8 @@ class _Found:
     system: _System
 
 
-def _iterate(problem: _Problem, pose: Array, depth: Array, known: _Found | None = None) -> _Found:
-    """Levenberg-Marquardt, until it converges or is as good as there: near to a minimum that is known."""
+def _iterate(problem: _Problem, pose: Array, depth: Array) -> _Found:
+    """Levenberg-Marquardt."""
     damping = 1e-4
     system = _linearize(problem, pose, depth)
     for _ in range(_MAX_ITERATIONS):
@@ -123,19 +122,13 @@ def _iterate(problem: _Problem, pose: Array, depth: Array, known: _Found | None 
         if new_system.cost <= system.cost:
             converged = system.cost - new_system.cost < 1e-6 * system.cost
             pose, depth, system, damping = new_pose, new_depth, new_system, max(damping * 0.2, 1e-9)
-            if converged or (known is not None and _is_near(pose, system, known)):
+            if converged:
                 break
         else:
             damping *= 8.0
             if damping > 1e6:
                 break
     return _Found(pose, depth, system)
-
-
-def _is_near(pose: Array, system: _System, known: _Found) -> bool:
-    """Whether a pose and its cost are those of a known minimum, but for a small rest of the way there."""
-    off = np.abs(pose - known.pose).max() / (1 + np.linalg.norm(known.pose[:3, 3]))
-    return bool(off < _NEAR and abs(system.cost - known.system.cost) < _NEAR * known.system.cost)
 
 
 def _sigma_factor(system: _System, has_prior: NDArray[np.bool_]) -> float:

@@ -222,7 +222,9 @@ def test_working_size(size, max_side, wanted):
 
 def test_loftr_masked_pixels_do_not_match(tiny_file, mask_file):
     image = texture(240, 320, 15)
-    matches = tiny(tiny_file, mask_file=mask_file).match(image, image)
+    matcher = tiny(tiny_file, mask_file=mask_file)
+    torch.nn.init.zeros_(matcher.network.refinement.output.weight)  # with random weights it moves matches anywhere
+    matches = matcher.match(image, image)
     assert len(matches) > 10 and matches.points0[:, 0].min() >= 160 and matches.points1[:, 0].min() >= 160 - 4
 
 

@@ -20,7 +20,7 @@ from loftr_ros.training import train as command
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
 from loftr_ros.training.losses import Assignment, fine_loss, fine_targets, likelihood_loss, mutual_cells
-from loftr_ros.training.trainer import FINE_PARTS, Trainer
+from loftr_ros.training.trainer import FINE_PARTS, Trainer, trained_parts
 from loftr_ros.training.validation import validate
 from loftr_ros.training.views import random_motion, random_sample
 
@@ -203,6 +203,15 @@ def test_stages_are_those_that_a_size_has(tmp_path):
     assert names["outdoor"] == ["all"]
     assert names["tiny"] == ["all", "fine", "jitter", "found"]
     assert names["tiny_wide"] == ["all", "jitter", "found"]
+
+
+def test_a_size_without_second_refinement_has_no_stage_for_it(tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "out"), "--config", "outdoor", "--stage", "jitter"]
+    assert cli.run(command.main, arguments) == 2
+    assert "jitter trains a second refinement, which outdoor does not have" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    parts = trained_parts(LoFTR(dataclasses.replace(CONFIGS["tiny"], refine_side=0)), "fine")
+    assert len(parts) == len(FINE_PARTS) - 1
 
 
 def test_what_follows_the_coarse_stage_can_be_trained_alone(one_thread):

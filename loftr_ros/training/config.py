@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from loftr_ros.errors import ConfigError
+from loftr_ros.loftr import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ class TrainingConfig:
             "pairs factor must be at least 1": self.pairs_factor >= 1,
             "learning rate must be greater than 0, and finite": 0 < self.learning_rate < math.inf,
             "seed must be 0 or more": self.seed >= 0,
+            f"stage {self.stage} trains a second refinement, which {self.config} does not have": (
+                self.stage in ("all", "fine") or CONFIGS[self.config].refine_side > 0
+            ),
         }
         for text, holds in checks.items():
             if not holds:

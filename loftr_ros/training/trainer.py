@@ -25,9 +25,14 @@ from loftr_ros.training.losses import Losses, losses
 
 # What follows the coarse stage, the second refinement last.
 FINE_PARTS = (
-    *(f"backbone.{name}" for name in ("layer3_narrow", "layer2_outconv2", "layer2_outconv")),
-    *(f"backbone.{name}" for name in ("layer1_outconv2", "layer1_outconv")),
-    *("fine_preprocess", "loftr_fine", "refinement"),
+    "backbone.layer3_narrow",
+    "backbone.layer2_outconv",
+    "backbone.layer2_outconv2",
+    "backbone.layer1_outconv",
+    "backbone.layer1_outconv2",
+    "fine_preprocess",
+    "loftr_fine",
+    "refinement",
 )
 _CHECKPOINT = ("network", "average", "optimizer", "step", "progress", "seconds")
 
@@ -180,7 +185,7 @@ def trained_parts(network: LoFTR, stage: str) -> list[nn.Module]:
     if stage == "all":
         return [network]
     names = FINE_PARTS if stage == "fine" else FINE_PARTS[-1:]
-    return [network.get_submodule(name) for name in names]
+    return [module for name, module in network.named_modules() if name in names]
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

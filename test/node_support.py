@@ -196,18 +196,18 @@ class Client:
             time.sleep(0.02)
         self.wait_for_publisher("odom")
 
-    def wait_until_heard(self) -> None:
-        """Until everything that the node publishes arrives here.
+    def wait_until_heard(self, name: str = "") -> None:
+        """Until everything that the node, or another one of this name, publishes arrives here.
 
         It learns of our subscriptions in the order in which they were made: once it knows where to send the answer to
         a new client, it knows all the others. An answer before that is lost, and one asks again.
         """
-        client = self.node.create_client(GetState, f"{self._node_name}/get_state")
+        client = self.node.create_client(GetState, f"{name or self._node_name}/get_state")
         end = time.monotonic() + 40.0
         while self._answer(client, GetState.Request(), 1.0) is None:
             assert time.monotonic() < end, "the node does not answer"
         self.node.destroy_client(client)
-        self._heard = True
+        self._heard = self._heard or not name
 
     def send_info(self, camera, stamp_ns: int = 0, **fields) -> None:
         info = CameraInfo(width=camera.width, height=camera.height, distortion_model=camera.model)

@@ -167,6 +167,7 @@ def test_two_cameras_in_namespaces_do_not_meet(frames):
         connected_client("left") as left,
         connected_client("right") as right,
     ):
+        left.wait_until_heard("/right/vo_node")  # whose transforms it is to see as well
         left.play(frames[:-2], CAMERA)
         right.play(frames, CAMERA)
         assert left.wait(lambda: len(left.odometry) == len(frames) - 2)

@@ -9,8 +9,10 @@ from support import pinhole
 from test_geometry_bundle import problem
 
 from loftr_ros.geometry.bundle import adjust_bundle
+from loftr_ros.odometry.keyframe import Keyframe, NormalizedMatches
 from loftr_ros.odometry.motion import coherent_motion
-from loftr_ros.odometry.window import _OUTLIER, _contradicted
+from loftr_ros.odometry.window import _OUTLIER, Window, _contradicted
+from loftr_ros.types import Frame, Matches
 
 
 def test_points_that_a_frame_sees_elsewhere_are_wrong_and_only_they():
@@ -20,6 +22,35 @@ def test_points_that_a_frame_sees_elsewhere_are_wrong_and_only_they():
     adjusted = adjust_bundle(bundle)
     assert np.flatnonzero(_contradicted(bundle, adjusted)).tolist() == moved
     assert all(errors.max() > _OUTLIER for errors in adjusted.errors[:1])
+
+
+def seen_points(seed: int, count: int) -> tuple[Matches, NormalizedMatches]:
+    pixels, points = np.random.default_rng(seed).uniform(-1, 1, (2, count, 2))
+    ones = np.ones(count)
+    return Matches(pixels, pixels, ones, np.arange(count), ones), NormalizedMatches(pixels, points, ones)
+
+
+def test_what_frames_saw_is_moved_together_and_stays_with_whom_it_belongs_to():
+    frame = Frame(0, np.zeros((4, 4), np.uint8))
+    keyframes = [Keyframe(np.eye(4), np.zeros((6, 6)), frame, None) for _ in range(3)]
+    window, calls, before = Window(6), [], []
+    window.move_points(calls.append)  # nothing was seen yet
+    assert calls == []
+    for number, (keyframe, target) in enumerate([(0, 1), (0, 2), (1, 2), (2, 1)]):
+        matches, normalized = seen_points(number, 5 + number)
+        window.link(keyframes[keyframe], keyframes[target], matches, normalized, np.ones(len(matches), bool))
+        before.append((keyframe, target, normalized.points1))
+
+    def moved(points):
+        calls.append(len(points))
+        return points + points**3
+
+    window.move_points(moved)
+    assert calls == [5 + 6 + 7 + 8]
+    links = [(number, link) for number in range(3) for link in window.links(keyframes[number])]
+    for (number, link), (keyframe, target, points) in zip(links, before, strict=True):
+        assert number == keyframe and link.target is keyframes[target]
+        assert np.array_equal(link.seen, points + points**3) and len(link.index) == len(points)
 
 
 def motion_of(x: float, y: float, scatter: float, count: int = 400) -> float:

@@ -102,13 +102,13 @@ class Window:
 
     def move_points(self, moved: Callable[[Array], Array]) -> None:
         """Put all that frames saw to other normalized points [N, 2], in one call."""
-        # Also of a keyframe outside of the window to which the camera came back.
-        every = [link for links in self._links.values() for link in links]
-        if not every:
+        owned = list(self._links.items())  # of a keyframe that the camera came back to as well; none goes meanwhile
+        seen = [link.seen for _, links in owned for link in links]
+        if not seen:
             return
-        ends = np.cumsum([len(link.seen) for link in every])[:-1]
-        points = iter(np.split(moved(np.concatenate([link.seen for link in every])), ends))
-        for keyframe, links in list(self._links.items()):
+        ends = np.cumsum([len(each) for each in seen])[:-1]
+        points = iter(np.split(moved(np.concatenate(seen)), ends))
+        for keyframe, links in owned:
             self._links[keyframe] = [replace(link, seen=next(points)) for link in links]
 
     @property

@@ -38,7 +38,7 @@ class Stage:
 
     Attributes:
         name: a key of STAGES.
-        share: of the whole schedule.
+        share: of the whole schedule, where all stages take part; else what it has beside the others.
         rate: its highest learning rate, as a multiple of the training's.
     """
 

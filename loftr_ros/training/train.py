@@ -140,15 +140,15 @@ def stage_runs(run: Run) -> list[Run]:
     wanted = {"all"} | ({"fine"} if config.config in TRAINED_AS else set())
     if CONFIGS[config.config].refine_side:
         wanted |= {"jitter", "found"}
-    for k, stage in enumerate(config.sequence, 1):
-        if stage.name not in wanted:
-            continue
+    stages = [stage for stage in config.sequence if stage.name in wanted]
+    whole = sum(stage.share for stage in stages)
+    for k, stage in enumerate(stages, 1):
         part = dataclasses.replace(
             config,
             config=TRAINED_AS.get(config.config, config.config) if stage.name == "all" else config.config,
             stage=stage.name,
-            steps=max(1, round(stage.share * config.steps)),
-            minutes=stage.share * config.minutes,
+            steps=max(1, round(stage.share / whole * config.steps)),
+            minutes=stage.share / whole * config.minutes,
             learning_rate=stage.rate * config.learning_rate,
         )
         runs.append(dataclasses.replace(run, config=part, output=run.output / f"{k}_{stage.name}", init=init))

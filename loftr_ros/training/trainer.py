@@ -73,7 +73,7 @@ class Trainer:
         """One step of the optimiser on one batch of this process."""
         self.network.eval()  # frozen parts keep their batch statistics
         for part in self._parts:
-            part.train(self.config.stage in ("all", "fine"))
+            part.train()
         self._set_learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_helps(self.device)):
             result = losses(self.network, batch.to(self.device), self.config)

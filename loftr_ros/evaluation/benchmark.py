@@ -305,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contenders",
         type=_names,
-        default=["tiny", "outdoor", "kornia", "xfeat", "sift", "orb"],
+        default=["tiny", "outdoor", "kornia", "xfeat", "xfeat-10k", "sift", "orb"],
         metavar="NAME,NAME",
         help=f"of {', '.join(NAMES)}; none: no comparison",
     )

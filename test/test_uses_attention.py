@@ -68,7 +68,8 @@ def test_the_passage_is_the_networks_own():
             features0.tokens, features1.tokens, features0.mask, features1.mask
         )
     for cells, expected in zip((passage.cells0, passage.cells1), tokens):
-        assert torch.allclose(cells.after, expected, atol=1e-4)
+        assert torch.allclose(cells.after, matcher.network.compared(expected), atol=1e-4)
+        assert cells.after.shape[2] == 48
 
 
 def test_weights_times_values_are_the_messages_of_linear_attention():

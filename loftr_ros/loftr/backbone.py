@@ -71,18 +71,21 @@ class Backbone(nn.Module):
             _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs)
         )
 
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The way down, at 1/2 and 1/4, and the coarse features: for those the way back is not needed."""
+        x = self.relu(self.bn1(self.conv1(image)))
+        # Features at 1/2 are most of the network's memory: none is held longer than it is needed.
+        for layer in self.layer1:
+            x = layer(x)
+        x2 = self.layer2(x)
+        return x, x2, self.layer3_outconv(self.layer3(x2))
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 1, H, W] to coarse [B, C, ceil(H/8), ceil(W/8)] and fine [B, D, ceil(H/2), ceil(W/2)] features.
 
         Every stride-2 kernel is centred, so coarse cell (i, j) looks at pixel (8 i, 8 j), a fine one at (2 i, 2 j).
         """
-        x = self.relu(self.bn1(self.conv1(image)))
-        # Features at 1/2 are most of the network's memory: none is held longer than it is needed.
-        for layer in self.layer1:
-            x = layer(x)
-        x1 = x
-        x2 = self.layer2(x1)
-        coarse = self.layer3_outconv(self.layer3(x2))
+        x1, x2, coarse = self.encode(image)
         x = self.layer2_outconv2(_add_upsampled(self.layer2_outconv(x2), self.layer3_narrow(coarse)))
         skip = self.layer1_outconv(x1)
         del x1

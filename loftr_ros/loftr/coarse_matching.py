@@ -17,7 +17,7 @@ _LEAST_STREAMED_THRESHOLD = 0.01
 # Larger matrices are not kept whole on a GPU either.
 _MOST_WHOLE = 1 << 27
 _TILE = {"cpu": 900_000, "cuda": 1 << 25}  # pairs of cells at a time: on a CPU what its cache holds
-_BLOCKS = 16  # of cells of image 1; each is first asked for its largest probability alone
+_BLOCKS = 16  # of cells of image 1; those in the same place of all blocks are first asked together
 # Sums of exponentials outside of this range have lost digits.
 _LEAST_SUM, _LARGEST_SUM = 2.0**-90, 2.0**120
 _SLACK = 0.999  # candidates may fall short of the threshold by rounding
@@ -201,11 +201,13 @@ def _candidates(tokens0: Tensor, tokens1: Tensor, threshold: float) -> _Pairs | 
     hits: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, tile in _tiles(tokens0, count1):
         powers = project(padded, tile, shift.expand(len(tile))).exp2_()  # [S, rows]
-        row_sums = powers[:count1].sum(dim=0)
-        sums0[start : start + len(tile)] = row_sums
+        powers[count1:] = 0
         sums1 += powers[:count1].sum(dim=1)
         blocks = powers.view(_BLOCKS, width, len(tile))
-        place, row = torch.where(blocks.amax(dim=0) > _SLACK * threshold * row_sums)
+        together = blocks.sum(dim=0)  # where one cell is above the threshold, so are the cells of its place together
+        row_sums = together.sum(dim=0)
+        sums0[start : start + len(tile)] = row_sums
+        place, row = torch.where(together > _SLACK * threshold * row_sums)
         hits.append((place, row + start, blocks[:, place, row]))
     if not _in_range(sums0) or not _in_range(sums1):
         return None

@@ -17,7 +17,9 @@ class LoFTRConfig:
             network, which are the last two of block_dims the other way round.
         fine_dim: channels of the fine features at 1/2, and width of the fine transformer.
         coarse_heads, fine_heads: attention heads.
-        coarse_layers, fine_layers: the sequence of "self" and "cross" attention layers.
+        coarse_layers, fine_layers: the sequence of attention layers, see `Transformer`; a "center" layer may end the
+            fine ones, of which nothing but the centre of window 0 is looked at.
+        match_dim: channels in which the coarse features are compared, after a projection; 0: all that they have.
         temp_bug_fix: False reproduces the position encoding that the first official checkpoints were trained with
             (https://github.com/zju3dv/LoFTR/issues/41); True is the intended one.
         temperature: of the dual softmax.
@@ -41,6 +43,7 @@ class LoFTRConfig:
     fine_dim: int = 128
     coarse_heads: int = 8
     coarse_layers: tuple[str, ...] = ("self", "cross") * 4
+    match_dim: int = 0
     fine_heads: int = 8
     fine_layers: tuple[str, ...] = ("self", "cross")
     temp_bug_fix: bool = False
@@ -80,17 +83,21 @@ _TINY_WIDE = LoFTRConfig(
 CONFIGS: dict[str, LoFTRConfig] = {
     "outdoor": LoFTRConfig(),
     "indoor": LoFTRConfig(temp_bug_fix=True),
-    # The second refinement decides how precise matches are: what leads to it can be narrow.
+    # The second refinement decides how precise matches are: what leads to it can be narrow. The coarse stage need not
+    # find out by itself what its teacher knows: it can be short.
     "tiny": replace(
         _TINY_WIDE,
+        coarse_layers=("self", "cross", "cross"),
+        match_dim=48,
         pyramid_dims=(32, 16),
         fine_dim=16,
         fine_heads=2,
+        fine_layers=("center",),
         most_matches=1000,
         most_new=500,
         most_tracked=350,
         bears_half=True,
     ),
-    # What the coarse stage of `tiny` is trained in.
+    # What `tiny` is made from, and its coarse stage's teacher.
     "tiny_wide": _TINY_WIDE,
 }

@@ -63,16 +63,16 @@ def gather_windows(fine: Tensor, grid: tuple[int, int], batch: Tensor, cell: Ten
 
 
 def expectation(windows0: Tensor, windows1: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the centre of windows0 lies in windows1, both [M, W * W, D] (LoFTR section 3.4).
+    """Where the centre of windows0 [M, W * W or 1, D] lies in windows1 [M, W * W, D] (LoFTR section 3.4).
 
     Returns:
         offset: [M, 2] (x, y) in fine cells from the centre of the window.
         deviation: [M, 2] standard deviation of the heat map along x and y, in fine cells.
     """
-    count, channels = windows0.shape[1:]
+    count, channels = windows1.shape[1:]
     side, radius = int(count**0.5), int(count**0.5) // 2
     with torch.autocast(windows0.device.type, enabled=False):  # few numbers, and their precision is that of the matches
-        center = windows0[:, count // 2].float()
+        center = windows0[:, windows0.shape[1] // 2].float()
         correlation = torch.einsum("md,mwd->mw", center, windows1.float()) * channels**-0.5
         heat = torch.softmax(correlation, dim=1)
     axis = torch.arange(-radius, radius + 1, device=heat.device, dtype=heat.dtype)

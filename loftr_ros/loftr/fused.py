@@ -109,7 +109,7 @@ class FusedBlock(nn.Module):
 def suit_gpu(network: LoFTR, dtype: torch.dtype) -> None:
     """Change a network whose batch norms are folded, in place: for evaluation on a GPU, without autocast.
 
-    All but the dual softmax, the expectation and the second refinement is computed in `dtype`.
+    All but the dual softmax of what is compared, the expectation and the second refinement is computed in `dtype`.
     """
     if dtype != torch.float32:
         pad_channels(network.backbone)

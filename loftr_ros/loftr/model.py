@@ -136,6 +136,9 @@ class LoFTR(nn.Module):
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
         self.loftr_coarse = Transformer(config.coarse_dim, config.coarse_heads, config.coarse_layers)
+        self.match_proj = nn.Linear(config.coarse_dim, config.match_dim, bias=False) if config.match_dim else None
+        if self.match_proj is not None:
+            nn.init.orthogonal_(self.match_proj.weight)
         self.fine_preprocess = FinePreprocess(config)
         self.loftr_fine = Transformer(config.fine_dim, config.fine_heads, config.fine_layers)
         self.refinement = Refinement(config) if config.refine_side else None
@@ -172,9 +175,14 @@ class LoFTR(nn.Module):
 
     def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
-        if self.config.normalize_input:
-            image = standardized(image)
-        return self.backbone(image.to(self.dtype))
+        return self.backbone(self._input(image))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The coarse ones of `features` alone."""
+        return self.backbone.encode(self._input(image))[2]
+
+    def _input(self, image: Tensor) -> Tensor:
+        return (standardized(image) if self.config.normalize_input else image).to(self.dtype)
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None
@@ -223,8 +231,8 @@ class LoFTR(nn.Module):
     ) -> CoarseMatches:
         """Coarse matches from the tokens after the transformer."""
         return coarse_matching.match_cells(
-            tokens0,
-            tokens1,
+            self.compared(tokens0),
+            self.compared(tokens1),
             self.config.temperature,
             features0.grid,
             features1.grid,
@@ -235,6 +243,12 @@ class LoFTR(nn.Module):
             in_pieces=self.in_pieces,
             find=self.nearest,
         )
+
+    def compared(self, tokens: Tensor) -> Tensor:
+        """What of tokens [B, L, C] after the transformer the dual softmax compares: [B, L, D], in single precision."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            return tokens if self.match_proj is None else self.match_proj(tokens)
 
     def nearest(self, tokens0: Tensor, tokens1: Tensor, *about: Any) -> Nearest:
         """`coarse_matching.nearest`: where the matrix of all pairs of cells is kept, on a GPU."""

@@ -131,40 +131,48 @@ def local_affine(
         agreement: [M, 3] the share of neighbours that agree, and the pixels (x, y) in image 0 by which they would move
             the match.
     """
-    near, step = _neighbours(points1, batch, cell0, grid0, pairs)
-    change = near[..., :2] - (points1 - cell_pixels(cell0, grid0))[:, None]
+    motion = (points1 - cell_pixels(cell0, grid0)).T
+    near, step = _neighbours(motion, batch, cell0, grid0, pairs)
+    change = near[:2] - motion[:, :, None]
     # Neighbours at another depth move otherwise: they count less (Cauchy weights, squared).
-    scale = 1 + 0.3 * step.norm(dim=1)
-    weight = near[..., 2] / (1 + change.square().sum(dim=2) / scale**2) ** 2
-    weighted = weight[..., None] * step
-    identity = torch.eye(2, device=step.device)
+    scale = 1 + 0.3 * step.norm(dim=0)
+    weight = near[2] / (1 + change.square().sum(dim=0) / scale**2) ** 2
     with torch.autocast(step.device.type, enabled=False):  # half precision is too coarse for geometry
-        normal = weighted.transpose(1, 2) @ step + _PRIOR * identity
-        slope = change.transpose(1, 2) @ weighted @ _inverse(normal)
-    affine = identity + slope
-    total = weight.sum(dim=1, keepdim=True)
-    vote = (weight[..., None] * (change - transformed(slope, step[None]))).sum(dim=1) / (total + 1)
+        # The sums over the neighbours are products with what depends on their places alone.
+        one, (x, y) = torch.ones_like(step[0]), step
+        sums = weight @ torch.stack([x * x, x * y, y * y, x, y, one]).T
+        products = (weight * change) @ torch.stack([x, y, one]).T  # [2, M, 3]
+    normal_x, normal_xy, normal_y, sum_x, sum_y, total = sums.T
+    normal = _matrices(normal_x + _PRIOR, normal_xy, normal_xy, normal_y + _PRIOR)
+    slope = transformed(_inverse(normal), products[..., :2].transpose(0, 1))  # the inverse is symmetric
+    affine = slope + torch.eye(2, device=step.device)
+    moved = transformed(slope, torch.stack([sum_x, sum_y], dim=1)[:, None])[:, 0]
+    vote = (products[..., 2].T - moved) / (total + 1)[:, None]
     vote = transformed(_inverse(affine), vote[:, None])[:, 0].clamp(-_MOST_VOTE, _MOST_VOTE)
-    return affine, torch.cat([total / len(step), vote], dim=1)
+    return affine, torch.cat([total[:, None] / step.shape[1], vote], dim=1)
 
 
 def _neighbours(
-    points1: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int
+    motion: Tensor, batch: Tensor, cell0: Tensor, grid0: tuple[int, int], pairs: int
 ) -> tuple[Tensor, Tensor]:
-    """[M, N, 3] the motion (x, y) of the matches of N cells around each match, and 1 (all 0: no match there).
+    """[3, M, N] the motion (x, y) of the matches of N cells around each match, and 1 (all 0: no match there).
 
-    Second: [N, 2] the pixels (x, y) to these cells.
+    motion: [2, M] of the matches. Second: [2, N] the pixels (x, y) to these cells.
     """
     rows, columns = grid0[0] + 2 * _REACH, grid0[1] + 2 * _REACH
     row, column = row_column(cell0, grid0)
     place = (batch * rows + row + _REACH) * columns + column + _REACH
-    motion = points1 - cell_pixels(cell0, grid0)
-    field = points1.new_zeros(pairs * rows * columns, 3)
-    field[place] = torch.cat([motion, torch.ones_like(motion[:, :1])], dim=1)
-    axis = torch.arange(-_REACH, _REACH + 1, device=points1.device)
+    field = motion.new_zeros(3, pairs * rows * columns)
+    field[:, place] = torch.cat([motion, torch.ones_like(motion[:1])])
+    axis = torch.arange(-_REACH, _REACH + 1, device=motion.device)
     step_y, step_x = (step.flatten() for step in torch.meshgrid(axis, axis, indexing="ij"))
-    step = torch.stack([step_x, step_y], dim=1).to(points1.dtype) * COARSE_STRIDE
-    return field[place[:, None] + step_y * columns + step_x], step
+    step = torch.stack([step_x, step_y]).to(motion.dtype) * COARSE_STRIDE
+    return field[:, place[:, None] + step_y * columns + step_x], step
+
+
+def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """[M, 2, 2] with the rows (a, b) and (c, d), [M] each."""
+    return torch.stack([a, b, c, d], dim=1).unflatten(1, (2, 2))
 
 
 def _determinant(matrix: Tensor) -> Tensor:
@@ -175,9 +183,8 @@ def _determinant(matrix: Tensor) -> Tensor:
 def _inverse(matrix: Tensor) -> Tensor:
     """Of [M, 2, 2]; where there is none, of one that is less flat."""
     (a, b), (c, d) = matrix[:, 0].T, matrix[:, 1].T
-    adjugate = torch.stack([d, -b, -c, a], dim=1).unflatten(1, (2, 2))
     determinant = _determinant(matrix)
-    return adjugate / torch.where(determinant.abs() < 0.05, 0.05, determinant)[:, None, None]
+    return _matrices(d, -b, -c, a) / torch.where(determinant.abs() < 0.05, 0.05, determinant)[:, None, None]
 
 
 def transformed(affine: Tensor, steps: Tensor) -> Tensor:
@@ -189,10 +196,11 @@ def sample_patches(image: Tensor, batch: Tensor, points: Tensor, affine: Tensor 
     """[M, side, side] bilinear samples of images [B, 1, H, W] at points + affine * (x, y); the edge goes on outside."""
     count, _, height, width = image.shape
     axis = torch.arange(side, device=image.device, dtype=points.dtype) - side // 2
-    steps = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=1)
-    steps = steps[None] if affine is None else transformed(affine, steps[None])
-    x = (points[:, None, 0] + steps[..., 0]).clamp(0, width - 1)
-    y = (points[:, None, 1] + steps[..., 1]).clamp(0, height - 1) + batch[:, None] * height
+    steps = torch.stack([axis.repeat(side), axis.repeat_interleave(side)])  # [2, N]
+    with torch.autocast(points.device.type, enabled=False):  # half precision is too coarse for geometry
+        moved = steps[:, None] if affine is None else (affine.transpose(0, 1) @ steps)
+    x = (points[:, 0, None] + moved[0]).clamp(0, width - 1)
+    y = (points[:, 1, None] + moved[1]).clamp(0, height - 1) + batch[:, None] * height
     # The images on top of each other: one call for all.
     places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (count * height - 1)) - 1], dim=2)
     tall = image.reshape(1, 1, count * height, width)

@@ -102,7 +102,11 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A sequence of self- and cross-attention layers over the tokens of two images.
+    """A sequence of attention layers over the tokens of two images.
+
+    Tokens attend to those of their own image in "self" layers, to those of the other in "cross" layers. A "center"
+    layer, the last one, is a "cross" layer in which both images are as they were before, and of image 0 the middle token
+    alone is updated and returned.
 
     Attributes:
         in_batches: self-attention treats both images in one batch, where they have the same size.
@@ -119,8 +123,8 @@ class Transformer(nn.Module):
 
     @property
     def leading_self_layers(self) -> int:
-        """How many layers come before the first cross-attention: they depend on one image alone."""
-        return self.names.index("cross") if "cross" in self.names else len(self.names)
+        """How many layers come before those that look at both images."""
+        return next((k for k, name in enumerate(self.names) if name != "self"), len(self.names))
 
     def alone(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply the leading self-attention layers to one image's tokens [B, L, C]."""
@@ -142,6 +146,11 @@ class Transformer(nn.Module):
             elif name == "self":
                 tokens0 = layer(tokens0, tokens0, mask0, mask0)
                 tokens1 = layer(tokens1, tokens1, mask1, mask1)
+            elif name == "center":
+                middle = tokens0.shape[1] // 2
+                alone = tokens0[:, middle : middle + 1]
+                alone_mask = None if mask0 is None else mask0[:, middle : middle + 1]
+                tokens1, tokens0 = layer(tokens1, tokens0, mask1, mask0), layer(alone, tokens1, alone_mask, mask1)
             else:
                 tokens0 = layer(tokens0, tokens1, mask0, mask1)
                 tokens1 = layer(tokens1, tokens0, mask1, mask0)

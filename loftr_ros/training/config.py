@@ -22,13 +22,15 @@ class BatchSize:
 
 STAGES = {
     "all": "the whole network",
+    "coarse": "the coarse transformer and what its features are compared by, from a longer one as its teacher",
     "fine": "what follows the coarse stage: feature pyramid, fine transformer and second refinement",
     "jitter": "the second refinement alone, at true matches that are moved at random",
     "found": "the second refinement alone, at what the network finds: its deviations learn from wrong matches too",
 }
 
 
-# Sizes whose stage `all` trains another one: their coarse stage comes from there, the rest is trained by `fine`.
+# Sizes whose stage `all` trains another one: they have its backbone, and what follows is trained by `coarse`, which
+# has it as a teacher, and `fine`.
 TRAINED_AS = {"tiny": "tiny_wide"}
 
 
@@ -54,8 +56,8 @@ class TrainingConfig:
     Attributes:
         config: a key of loftr_ros.loftr.CONFIGS.
         stage: a key of STAGES: what this run trains.
-        sequence: the stages of a whole training, one after the other: `fine` only for sizes of TRAINED_AS, and those
-            of the second refinement alone only where there is one.
+        sequence: the stages of a whole training, one after the other: `coarse` and `fine` only for sizes of
+            TRAINED_AS, and those of the second refinement alone only where there is one.
         seed: of the first weights and of all data.
         steps: length of the schedule, when `minutes` is 0.
         minutes: length of the schedule in minutes of training time; 0: use `steps`.
@@ -72,7 +74,8 @@ class TrainingConfig:
             stage learns to correct the neighbouring cell too.
         position_offset: coarse cells by which both position encodings are moved, at most, so that larger
             images than those of training look familiar.
-        coarse_weight, negative_weight, fine_weight, likelihood_weight, refinement_weight: of the losses.
+        coarse_weight, negative_weight, teacher_weight, fine_weight, likelihood_weight, refinement_weight: of the
+            losses.
         refinement_likelihood_weight: of the deviation within the refinement's loss.
         validation_pairs: held-out pairs, 256 x 192.
         validate_every: steps between validations.
@@ -83,9 +86,10 @@ class TrainingConfig:
     config: str = "tiny"
     stage: str = "all"
     sequence: tuple[Stage, ...] = (
-        Stage("all", 0.45, 1.0),
+        Stage("all", 0.4, 1.0),
+        Stage("coarse", 0.15, 1.0),
         Stage("fine", 0.2, 1.0),
-        Stage("jitter", 0.2, 1.3),
+        Stage("jitter", 0.1, 1.3),
         Stage("found", 0.15, 0.67),
     )
     seed: int = 0
@@ -114,6 +118,7 @@ class TrainingConfig:
     position_offset: float = 110.0
     coarse_weight: float = 1.0
     negative_weight: float = 0.3
+    teacher_weight: float = 1.0
     fine_weight: float = 1.0
     likelihood_weight: float = 0.05
     refinement_weight: float = 1.0
@@ -134,7 +139,10 @@ class TrainingConfig:
             "learning rate must be greater than 0, and finite": 0 < self.learning_rate < math.inf,
             "seed must be 0 or more": self.seed >= 0,
             f"stage {self.stage} trains a second refinement, which {self.config} does not have": (
-                self.stage in ("all", "fine") or CONFIGS[self.config].refine_side > 0
+                self.stage in ("all", "coarse", "fine") or CONFIGS[self.config].refine_side > 0
+            ),
+            f"stage coarse needs a teacher, and {self.config} has none": (
+                self.stage != "coarse" or self.config in TRAINED_AS
             ),
         }
         for text, holds in checks.items():

@@ -12,7 +12,7 @@ from loftr_ros.errors import InputError
 from loftr_ros.files import write_bytes_atomically
 
 _PANELS = (
-    ("coarse", "negative", "fine", "refinement"),
+    ("coarse", "negative", "teacher", "fine", "refinement"),
     ("precision", "recall", "within_1px"),
     ("median_error", "calibration"),
 )

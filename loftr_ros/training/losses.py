@@ -1,5 +1,5 @@
 # Copyright 2026 the loftr_ros authors. SPDX-License-Identifier: Apache-2.0
-"""Losses of coarse assignment and fine positions (LoFTR section 3.5), and the forward pass they need."""
+"""The losses of a stage (LoFTR section 3.5), and the forward pass they need."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from loftr_ros.loftr import ImageFeatures, LoFTR
-from loftr_ros.loftr.coarse_matching import CoarseMatches, similarity
+from loftr_ros.loftr.coarse_matching import CoarseMatches
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, cell_pixels, expectation, refined_pixels
 from loftr_ros.loftr.refinement import hints
+from loftr_ros.training.assignment import Assignment, coarse_loss, negative_loss, teacher_loss, token_loss
 from loftr_ros.training.config import TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.refinement import Guesses, found_matches, jittered_matches, near, refinement_loss
 
 _LARGEST_ERROR = 2.0  # fine cells; beyond it the likelihood counts no more
-_FOCUS = 0.5  # exponent of the focal loss: certain pairs count less
 _ROUND = 0.1  # fine cells; errors below it are squared, larger ones linear
 _LEAST_DEVIATION = 0.1  # fine cells; no heat map is narrower than this for the likelihood
 
@@ -32,20 +32,24 @@ class Losses:
     fine: Tensor
     likelihood: Tensor
     refinement: Tensor
+    teacher: Tensor
 
 
-def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
-    """Losses of a batch on the network's device."""
+def losses(network: LoFTR, batch: Batch, config: TrainingConfig, teacher: LoFTR | None = None) -> Losses:
+    """Losses of a batch on the network's device; the stage `coarse` has a teacher."""
     generator = torch.Generator().manual_seed(batch.seed)
     if config.stage in ("jitter", "found"):
         guesses = jittered_matches(batch, generator) if config.stage == "jitter" else found_matches(network, batch)
         refinement = refinement_loss(network, batch, guesses, config)
         nothing = torch.zeros_like(refinement)
-        return Losses(refinement, nothing, nothing, nothing, nothing, refinement)
+        return Losses(refinement, nothing, nothing, nothing, nothing, refinement, nothing)
+    if config.stage == "coarse":
+        assert teacher is not None, "the trainer has started from its weights"
+        return coarse_losses(network, batch, config, teacher, random_offset(config.position_offset, generator))
     # 1. Features and coarse assignment
     features0, features1 = features_of_pairs(network, batch, random_offset(config.position_offset, generator))
     tokens0, tokens1 = network.loftr_coarse.together(features0.tokens, features1.tokens)
-    assignment = Assignment.of(tokens0, tokens1, network.config.temperature)
+    assignment = Assignment.of(network.compared(tokens0), network.compared(tokens1), network.config.temperature)
     coarse = negative = assignment.scores.new_zeros(())
     if config.stage == "all":
         coarse = coarse_loss(assignment, *mutual_cells(batch, features0.grid, features1.grid))
@@ -69,41 +73,37 @@ def losses(network: LoFTR, batch: Batch, config: TrainingConfig) -> Losses:
         guesses = Guesses(matches.batch, matches.cell0, found1, truth1, near(found1, truth1), known)
         refinement = refinement_loss(network, batch, guesses, config)
     total = total + config.refinement_weight * refinement
-    return Losses(total, coarse, negative, fine, likelihood, refinement)
+    return Losses(total, coarse, negative, fine, likelihood, refinement, torch.zeros_like(total))
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """The dual softmax P of similarities S, where needed only: log P(i, j) = 2 S(i, j) - r(i) - c(j).
+def coarse_losses(
+    network: LoFTR, batch: Batch, config: TrainingConfig, teacher: LoFTR, offset: tuple[float, float]
+) -> Losses:
+    """Of the stage `coarse`: the assignment at true matches, and how far it and the tokens are from the teacher's.
 
-    Attributes:
-        scores: S [B, L, S]; rows: r [B, L]; columns: c [B, S], their logarithmic sums of exponentials.
+    Both have the same backbone; the position encoding is moved by offset, (row, column) cells.
     """
+    with torch.no_grad():
+        coarse = network.encode(_images(batch))
+        grid = (coarse.shape[2], coarse.shape[3])
+        known = _after_coarse(teacher, coarse, offset)
+    own = _after_coarse(network, coarse, offset)
+    assignment, wanted = (
+        Assignment.of(each.compared(tokens0), each.compared(tokens1), each.config.temperature)
+        for each, (tokens0, tokens1) in ((network, own), (teacher, known))
+    )
+    at_truth = coarse_loss(assignment, *mutual_cells(batch, grid, grid))
+    negative = negative_loss(assignment, batch.hidden01, batch.hidden10)
+    from_teacher = teacher_loss(assignment, wanted) + token_loss(torch.stack(own).float(), torch.stack(known).float())
+    total = config.coarse_weight * at_truth + config.negative_weight * negative + config.teacher_weight * from_teacher
+    nothing = torch.zeros_like(total)
+    return Losses(total, at_truth, negative, nothing, nothing, nothing, from_teacher)
 
-    scores: Tensor
-    rows: Tensor
-    columns: Tensor
 
-    @staticmethod
-    def of(tokens0: Tensor, tokens1: Tensor, temperature: float) -> Assignment:
-        """In single precision: half of it is too coarse for soft maxima."""
-        with torch.autocast(tokens0.device.type, enabled=False):
-            scores = similarity(tokens0.float(), tokens1.float(), temperature)
-        return Assignment(scores, scores.logsumexp(dim=2), scores.logsumexp(dim=1))
-
-    def log_p(self, index: Tensor, cell0: Tensor, cell1: Tensor) -> Tensor:
-        """[M] log P of pairs of cells."""
-        return 2 * self.scores[index, cell0, cell1] - self.rows[index, cell0] - self.columns[index, cell1]
-
-    def matched(self, cells0: Tensor) -> Tensor:
-        """[M] the whole probability with which the cells of image 0 marked in [B, L] match anything."""
-        index, cell0 = torch.where(cells0)
-        log_p = 2 * self.scores[index, cell0] - self.columns[index] - self.rows[index, cell0, None]
-        return log_p.exp().sum(dim=1)
-
-    def reversed(self) -> Assignment:
-        """The same of the images in the other order."""
-        return Assignment(self.scores.transpose(1, 2), self.columns, self.rows)
+def _after_coarse(network: LoFTR, coarse: Tensor, offset: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Tokens [B, L, C] of both images after the coarse transformer, from their features [2 B, C, H, W]."""
+    tokens0, tokens1 = _tokens(network, coarse, offset).chunk(2)
+    return network.loftr_coarse.together(tokens0, tokens1)
 
 
 def _refine(
@@ -133,14 +133,22 @@ def features_of_pairs(
     network: LoFTR, batch: Batch, offset: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[ImageFeatures, ImageFeatures]:
     """As LoFTR.extract for both images at once, with the position encoding moved by (row, column) cells."""
-    images = torch.cat([batch.images0, batch.images1]).contiguous(memory_format=torch.channels_last)
-    coarse, fine = network.features(images)
+    coarse, fine = network.features(_images(batch))
     grid = (coarse.shape[2], coarse.shape[3])
-    tokens = coarse + network.pos_encoding.table(*grid, *offset).to(coarse.dtype)
-    tokens = network.loftr_coarse.alone(tokens.flatten(2).transpose(1, 2))
-    tokens0, tokens1 = tokens.chunk(2)
+    tokens0, tokens1 = _tokens(network, coarse, offset).chunk(2)
     fine0, fine1 = fine.permute(0, 2, 3, 1).chunk(2)
     return ImageFeatures(tokens0, fine0, grid), ImageFeatures(tokens1, fine1, grid)
+
+
+def _images(batch: Batch) -> Tensor:
+    """[2 B, 1, H, W] those of the pairs' first and then of their second views."""
+    return torch.cat([batch.images0, batch.images1]).contiguous(memory_format=torch.channels_last)
+
+
+def _tokens(network: LoFTR, coarse: Tensor, offset: tuple[float, float]) -> Tensor:
+    """As `ImageFeatures.tokens`, of the backbone's coarse features and with the position encoding moved."""
+    tokens = coarse + network.pos_encoding.table(coarse.shape[2], coarse.shape[3], *offset).to(coarse.dtype)
+    return network.loftr_coarse.alone(tokens.flatten(2).transpose(1, 2))
 
 
 def nearest_cells(points: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -160,19 +168,6 @@ def mutual_cells(
     itself = torch.arange(back.shape[1], device=back.device)
     index, cell0 = torch.where(batch.visible01 & seen_back & (back == itself))
     return index, cell0, cell1[index, cell0]
-
-
-def coarse_loss(assignment: Assignment, index: Tensor, cell0: Tensor, cell1: Tensor) -> Tensor:
-    """Focal loss of the assignment at the true pairs [M]."""
-    truth = assignment.log_p(index, cell0, cell1)
-    weight = (1 - truth.detach().exp()).clamp(min=0) ** _FOCUS
-    return -(weight * truth).sum() / max(len(truth), 1)
-
-
-def negative_loss(assignment: Assignment, hidden0: Tensor, hidden1: Tensor) -> Tensor:
-    """Cells [B, L] that the other image does not see must not match: -log(1 - their whole probability)."""
-    matched = torch.cat([assignment.matched(hidden0), assignment.reversed().matched(hidden1)])
-    return -torch.log1p(-matched.clamp(max=1 - 1e-4)).sum() / max(len(matched), 1)
 
 
 def fine_targets(

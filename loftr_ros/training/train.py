@@ -137,7 +137,7 @@ def train_all(run: Run) -> None:
 def stage_runs(run: Run) -> list[Run]:
     """The run of each stage, which starts from the weights of the one before it."""
     config, runs, init = run.config, [], run.init
-    wanted = {"all"} | ({"fine"} if config.config in TRAINED_AS else set())
+    wanted = {"all"} | ({"coarse", "fine"} if config.config in TRAINED_AS else set())
     if CONFIGS[config.config].refine_side:
         wanted |= {"jitter", "found"}
     stages = [stage for stage in config.sequence if stage.name in wanted]
@@ -165,6 +165,9 @@ def is_done(run: Run) -> bool:
 
 def prepare_output(run: Run) -> None:
     """Write the recipe. Raises InputError rather than overwrite another training."""
+    if run.config.stage == "coarse" and not run.init and not run.resume:
+        teacher = TRAINED_AS[run.config.config]
+        raise InputError(f"The stage coarse learns from {teacher}: name the weights of that by --init.")
     if run.resume and not run.checkpoint.exists():
         raise InputError(f"There is no checkpoint {run.checkpoint} to resume from.")
     if not run.resume and run.checkpoint.exists():

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from loftr_ros.errors import InputError, brief
 from loftr_ros.files import write_bytes_atomically
 from loftr_ros.loftr import CONFIGS, LoFTR
+from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.weights import load_strictly
-from loftr_ros.training.config import TrainingConfig
+from loftr_ros.training.config import TRAINED_AS, TrainingConfig
 from loftr_ros.training.data import Batch
 from loftr_ros.training.losses import Losses, losses
 
+# Of the coarse stage what its teacher has another of.
+COARSE_PARTS = ("loftr_coarse", "match_proj")
 # What follows the coarse stage, the second refinement last.
 FINE_PARTS = (
     "backbone.layer3_narrow",
@@ -43,6 +46,7 @@ class Trainer:
     Attributes:
         step: steps done.
         progress: share of the schedule that is done; 1 ends it.
+        teacher: of the stage `coarse`, once it has started from its weights.
     """
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
@@ -53,6 +57,7 @@ class Trainer:
             for layer in (*self.network.loftr_coarse.layers, *self.network.loftr_fine.layers):
                 layer.compile(dynamic=True)
         self.average = _copies(self.network)
+        self.teacher: LoFTR | None = None
         self._parts = trained_parts(self.network, config.stage)
         self.network.requires_grad_(False)
         for part in self._parts:
@@ -76,7 +81,7 @@ class Trainer:
             part.train()
         self._set_learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16_helps(self.device)):
-            result = losses(self.network, batch.to(self.device), self.config)
+            result = losses(self.network, batch.to(self.device), self.config, self.teacher)
         self.optimizer.zero_grad(set_to_none=False)
         result.total.backward()
         self.step += 1
@@ -139,13 +144,25 @@ class Trainer:
     def start_from(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of another training; a refinement that they lack stays new.
 
-        So does, where a stage trains what follows the coarse one, all of that which has another shape.
+        So does, where a stage trains what follows the coarse one, all of that which has another shape. The stage
+        `coarse` takes them for its teacher's, has layers of it to begin with, and leaves the rest to later stages.
         """
-        prefixes = FINE_PARTS if self.config.stage == "fine" else FINE_PARTS[-1:]
+        prefixes: tuple[str, ...] = FINE_PARTS if self.config.stage in ("coarse", "fine") else FINE_PARTS[-1:]
+        if self.config.stage == "coarse":
+            self._learn_from(state)
+            prefixes += COARSE_PARTS
+            state = _layers_taken(state, CONFIGS[TRAINED_AS[self.config.config]], self.network.config)
         own = {name: v for name, v in self.network.state_dict().items() if name.startswith(prefixes)}
         new = {name: v for name, v in own.items() if name not in state or state[name].shape != v.shape}
-        load_strictly(self.network, dict(state) | new, "to start from")
+        taken = {name: v for name, v in state.items() if name in own or not name.startswith(prefixes)}
+        load_strictly(self.network, taken | new, "to start from")
         self.average = _copies(self.network)
+
+    def _learn_from(self, state: Mapping[str, Tensor]) -> None:
+        size = TRAINED_AS[self.config.config]
+        self.teacher = LoFTR(CONFIGS[size]).to(self.device, memory_format=torch.channels_last)
+        load_strictly(self.teacher, state, f"to start from are to be those of {size}, the teacher: they")
+        self.teacher.eval().requires_grad_(False)
 
     def save_weights(self, path: Path) -> None:
         """The averaged weights, with what they are as metadata."""
@@ -162,6 +179,7 @@ class Trainer:
             "step": self.step,
             "progress": self.progress,
             "seconds": self.seconds,
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -174,6 +192,8 @@ class Trainer:
             self.network.load_state_dict(content["network"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.average = {name: content["average"][name] for name in self.average}
+            if self.config.stage == "coarse":
+                self._learn_from(content["teacher"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"The checkpoint {path} is of another training: {brief(error)}.") from None
         self.step, self.progress = int(content["step"]), float(content["progress"])
@@ -184,8 +204,20 @@ def trained_parts(network: LoFTR, stage: str) -> list[nn.Module]:
     """The parts of a network that a stage of STAGES trains."""
     if stage == "all":
         return [network]
-    names = FINE_PARTS if stage == "fine" else FINE_PARTS[-1:]
+    names = {"coarse": COARSE_PARTS, "fine": FINE_PARTS}.get(stage, FINE_PARTS[-1:])
     return [module for name, module in network.named_modules() if name in names]
+
+
+def _layers_taken(state: Mapping[str, Tensor], teacher: LoFTRConfig, config: LoFTRConfig) -> dict[str, Tensor]:
+    """A teacher's weights, of whose coarse layers only those that a shorter sequence has, under its numbers."""
+    places, names = [], iter(enumerate(teacher.coarse_layers))
+    for wanted in config.coarse_layers:
+        places.append(next((k for k, name in names if name == wanted), None))
+    taken = {name: value for name, value in state.items() if not name.startswith("loftr_coarse.layers.")}
+    for k, place in enumerate(places):
+        prefix = f"loftr_coarse.layers.{place}."
+        taken |= {f"loftr_coarse.layers.{k}.{n.removeprefix(prefix)}": state[n] for n in state if n.startswith(prefix)}
+    return taken
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

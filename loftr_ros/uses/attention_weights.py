@@ -41,7 +41,7 @@ class ImageCells:
         grid: (rows, columns) of the cells.
         mask: [1, L] False for ignored cells; or None.
         before: [1, L, C] features of the backbone, without position.
-        after: [1, L, C] features after the transformer.
+        after: [1, L, D] features after the transformer, those that are compared.
     """
 
     shape: tuple[int, int]
@@ -147,7 +147,7 @@ def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
             features.network.grid,
             features.network.mask,
             calls.outputs[network.backbone][i][0].flatten(2).transpose(1, 2),
-            calls.outputs[transformer.layers[-1]][i],
+            network.compared(calls.outputs[transformer.layers[-1]][i]),
         )
         for i, (image, features) in enumerate(((image0, features0), (image1, features1)))
     )

@@ -123,6 +123,7 @@ class Passage:
         return torch.softmax(scores[0], dim=1).cpu().numpy()
 
 
+@torch.inference_mode()
 def follow(matcher: Matcher, image0: Image, image1: Image) -> Passage:
     """Send two grey images [H, W] through a LoFTR matcher and keep what its coarse transformer works on.
 

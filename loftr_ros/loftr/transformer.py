@@ -105,8 +105,8 @@ class Transformer(nn.Module):
     """A sequence of attention layers over the tokens of two images.
 
     Tokens attend to those of their own image in "self" layers, to those of the other in "cross" layers. A "center"
-    layer, the last one, is a "cross" layer in which both images are as they were before, and of image 0 the middle token
-    alone is updated and returned.
+    layer, the last one, is a "cross" layer in which both images are as they were before, and of image 0 the middle
+    token alone is updated and returned.
 
     Attributes:
         in_batches: self-attention treats both images in one batch, where they have the same size.

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The way down, at 1/2 and 1/4, and the coarse features: for those the way back is not needed."""
+        """[B, 1, H, W] to what `forward` has on its way down: features at 1/2 and 1/4, and the coarse ones."""
         x = self.relu(self.bn1(self.conv1(image)))
         # Features at 1/2 are most of the network's memory: none is held longer than it is needed.
         for layer in self.layer1:

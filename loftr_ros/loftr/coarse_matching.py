@@ -201,7 +201,7 @@ def _candidates(tokens0: Tensor, tokens1: Tensor, threshold: float) -> _Pairs | 
     hits: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, tile in _tiles(tokens0, count1):
         powers = project(padded, tile, shift.expand(len(tile))).exp2_()  # [S, rows]
-        powers[count1:] = 0
+        powers[count1:] = 0  # what fills the last block matches nothing
         sums1 += powers[:count1].sum(dim=1)
         blocks = powers.view(_BLOCKS, width, len(tile))
         together = blocks.sum(dim=0)  # where one cell is above the threshold, so are the cells of its place together
@@ -215,7 +215,7 @@ def _candidates(tokens0: Tensor, tokens1: Tensor, threshold: float) -> _Pairs | 
     powers = torch.cat([hit[2] for hit in hits], dim=1)  # [blocks, N]
     j = place + torch.arange(_BLOCKS, device=i.device)[:, None] * width
     probability = (powers / sums0[i]) * (powers / sums1[j.clamp(max=count1 - 1)])
-    block, hit = torch.where((probability > threshold) & (j < count1))
+    block, hit = torch.where(probability > threshold)
     return _Pairs(i[hit], j[block, hit], probability[block, hit])
 
 

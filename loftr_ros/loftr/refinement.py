@@ -139,7 +139,7 @@ def local_affine(
     weight = near[2] / (1 + change.square().sum(dim=0) / scale**2) ** 2
     with torch.autocast(step.device.type, enabled=False):  # half precision is too coarse for geometry
         # The sums over the neighbours are products with what depends on their places alone.
-        one, (x, y) = torch.ones_like(step[0]), step
+        (x, y), one = step, torch.ones_like(step[0])
         sums = weight @ torch.stack([x * x, x * y, y * y, x, y, one]).T
         products = (weight * change) @ torch.stack([x, y, one]).T  # [2, M, 3]
     normal_x, normal_xy, normal_y, sum_x, sum_y, total = sums.T
@@ -198,7 +198,7 @@ def sample_patches(image: Tensor, batch: Tensor, points: Tensor, affine: Tensor 
     axis = torch.arange(side, device=image.device, dtype=points.dtype) - side // 2
     steps = torch.stack([axis.repeat(side), axis.repeat_interleave(side)])  # [2, N]
     with torch.autocast(points.device.type, enabled=False):  # half precision is too coarse for geometry
-        moved = steps[:, None] if affine is None else (affine.transpose(0, 1) @ steps)
+        moved = steps[:, None] if affine is None else affine.transpose(0, 1) @ steps  # [2, M or 1, N]
     x = (points[:, 0, None] + moved[0]).clamp(0, width - 1)
     y = (points[:, 1, None] + moved[1]).clamp(0, height - 1) + batch[:, None] * height
     # The images on top of each other: one call for all.

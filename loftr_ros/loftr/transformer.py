@@ -147,10 +147,10 @@ class Transformer(nn.Module):
                 tokens0 = layer(tokens0, tokens0, mask0, mask0)
                 tokens1 = layer(tokens1, tokens1, mask1, mask1)
             elif name == "center":
-                middle = tokens0.shape[1] // 2
-                alone = tokens0[:, middle : middle + 1]
-                alone_mask = None if mask0 is None else mask0[:, middle : middle + 1]
-                tokens1, tokens0 = layer(tokens1, tokens0, mask1, mask0), layer(alone, tokens1, alone_mask, mask1)
+                middle = slice(tokens0.shape[1] // 2, tokens0.shape[1] // 2 + 1)
+                middle_mask = None if mask0 is None else mask0[:, middle]
+                center = layer(tokens0[:, middle], tokens1, middle_mask, mask1)
+                tokens0, tokens1 = center, layer(tokens1, tokens0, mask1, mask0)
             else:
                 tokens0 = layer(tokens0, tokens1, mask0, mask1)
                 tokens1 = layer(tokens1, tokens0, mask1, mask0)

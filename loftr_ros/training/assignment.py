@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loftr_ros.loftr.coarse_matching import similarity
@@ -44,9 +45,8 @@ class Assignment:
 
     def divergence(self, teacher: Assignment) -> Tensor:
         """Mean over the rows of the Kullback-Leibler divergence of their softmax from a teacher's."""
-        wanted = teacher.scores - teacher.rows[:, :, None]
-        own = self.scores - self.rows[:, :, None]
-        return (wanted.exp() * (wanted - own)).sum(dim=2).mean()
+        own, wanted = (each.scores - each.rows[:, :, None] for each in (self, teacher))
+        return F.kl_div(own, wanted, log_target=True, reduction="none").sum(dim=2).mean()
 
     def reversed(self) -> Assignment:
         """The same of the images in the other order."""
@@ -67,9 +67,8 @@ def negative_loss(assignment: Assignment, hidden0: Tensor, hidden1: Tensor) -> T
 
 
 def teacher_loss(assignment: Assignment, teacher: Assignment) -> Tensor:
-    """How far both softmaxes are from a teacher's: the mean divergence of rows and columns (Hinton et al., 2015)."""
-    pairs = ((assignment, teacher), (assignment.reversed(), teacher.reversed()))
-    return torch.stack([own.divergence(other) for own, other in pairs]).sum()
+    """How far both softmaxes are from a teacher's: the divergence of rows and that of columns (Hinton et al., 2015)."""
+    return assignment.divergence(teacher) + assignment.reversed().divergence(teacher.reversed())
 
 
 def token_loss(tokens: Tensor, teacher: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from loftr_ros.errors import InputError, brief
 from loftr_ros.files import write_bytes_atomically
 from loftr_ros.loftr import CONFIGS, LoFTR
-from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.weights import load_strictly
 from loftr_ros.training.config import TRAINED_AS, TrainingConfig
 from loftr_ros.training.data import Batch
@@ -151,11 +150,12 @@ class Trainer:
         if self.config.stage == "coarse":
             self._learn_from(state)
             prefixes += COARSE_PARTS
-            state = _layers_taken(state, CONFIGS[TRAINED_AS[self.config.config]], self.network.config)
+            layers = CONFIGS[TRAINED_AS[self.config.config]].coarse_layers
+            state = _renumbered(state, layers, self.network.config.coarse_layers)
+            state = {name: value for name, value in state.items() if name in self.network.state_dict()}
         own = {name: v for name, v in self.network.state_dict().items() if name.startswith(prefixes)}
         new = {name: v for name, v in own.items() if name not in state or state[name].shape != v.shape}
-        taken = {name: v for name, v in state.items() if name in own or not name.startswith(prefixes)}
-        load_strictly(self.network, taken | new, "to start from")
+        load_strictly(self.network, dict(state) | new, "to start from")
         self.average = _copies(self.network)
 
     def _learn_from(self, state: Mapping[str, Tensor]) -> None:
@@ -208,15 +208,15 @@ def trained_parts(network: LoFTR, stage: str) -> list[nn.Module]:
     return [module for name, module in network.named_modules() if name in names]
 
 
-def _layers_taken(state: Mapping[str, Tensor], teacher: LoFTRConfig, config: LoFTRConfig) -> dict[str, Tensor]:
-    """A teacher's weights, of whose coarse layers only those that a shorter sequence has, under its numbers."""
-    places, names = [], iter(enumerate(teacher.coarse_layers))
-    for wanted in config.coarse_layers:
-        places.append(next((k for k, name in names if name == wanted), None))
-    taken = {name: value for name, value in state.items() if not name.startswith("loftr_coarse.layers.")}
+def _renumbered(state: Mapping[str, Tensor], layers: Sequence[str], fewer: Sequence[str]) -> dict[str, Tensor]:
+    """Weights whose coarse layers are called `layers` for a network that has only `fewer` of them, in that order."""
+    names = iter(enumerate(layers))
+    places = [next(k for k, name in names if name == wanted) for wanted in fewer]
+    prefix = "loftr_coarse.layers."
+    taken = {name: value for name, value in state.items() if not name.startswith(prefix)}
     for k, place in enumerate(places):
-        prefix = f"loftr_coarse.layers.{place}."
-        taken |= {f"loftr_coarse.layers.{k}.{n.removeprefix(prefix)}": state[n] for n in state if n.startswith(prefix)}
+        old = f"{prefix}{place}."
+        taken |= {f"{prefix}{k}.{n.removeprefix(old)}": state[n] for n in state if n.startswith(old)}
     return taken
 
 

@@ -15,6 +15,7 @@ _STATE_COLOURS = {"OK": (80, 200, 80), "LOST": (60, 60, 230), "FEW_MATCHES": (60
 _OTHER_COLOUR = (60, 190, 240)
 _OUTLIER = (90, 90, 220)
 _MOST_LINES = 1500
+_TEXT_SCALE = 0.5
 
 
 def match_picture(keyframe: Image, frame: Image, estimate: Estimate, width: int) -> Picture:
@@ -108,9 +109,11 @@ def _panel(image: NDArray[np.uint8], scale: float) -> Picture:
 
 
 def caption(text: str, width: int, colour: tuple[int, int, int] = (230, 230, 230)) -> Picture:
-    """A dark strip with a line of text."""
+    """A dark strip with a line of text, smaller where it would be too long."""
     strip = np.full((28, width, 3), 32, np.uint8)
-    cv2.putText(strip, text, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+    (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _TEXT_SCALE, 1)
+    scale = _TEXT_SCALE * min(1.0, max(width - 16, 1) / max(length, 1))
+    cv2.putText(strip, text, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
     return strip
 
 

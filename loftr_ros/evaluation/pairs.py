@@ -239,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--matchers", default="tiny,sift,orb", metavar="NAME,NAME", help="(tiny,sift,orb)")
     parser.add_argument("--max-side", type=int, default=640, metavar="PX", help="shrink the longer side to it (640)")
     parser.add_argument("--weights", default="", metavar="FILE", help="weights of the LoFTR among the matchers")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where LoFTR runs")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where networks run")
     parser.add_argument("--precision", default=MatcherConfig.precision, help="of LoFTR (%(default)s)")
     parser.add_argument("--dark", action="store_true", help="gains of 0.15 to 0.35, noise of 4 grey levels")
     parser.add_argument("--roll", type=float, default=0.0, metavar="DEG", help="roll second frames by up to that (0)")
@@ -257,7 +257,7 @@ def _positive_list(text: str) -> list[int]:
 
 def _matcher(name: str, options: argparse.Namespace) -> Matcher:
     if name in PEERS:
-        return load_peer(name)
+        return load_peer(name, options.device)
     if name not in MATCHERS:
         raise InputError(f"There is no matcher '{name}'; there are {', '.join((*MATCHERS, *PEERS))}.")
     if name in ("sift", "orb"):

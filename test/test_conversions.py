@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: the node needs ROS 2")
 
+from loftr_ros.config import Config  # noqa: E402
 from loftr_ros.errors import InputError  # noqa: E402
 from loftr_ros.geometry.se3 import make_pose, rotation_from_vector  # noqa: E402
 from loftr_ros.ros import conversions  # noqa: E402
@@ -123,3 +124,11 @@ def test_depth_of_another_shape_is_refused():
     assert fitted(depth, (6, 8))[::2, ::2].tolist() == depth.tolist()
     with pytest.raises(InputError, match="4x3, which does not fit the image of 8x4"):
         fitted(depth, (4, 8))
+
+
+@pytest.mark.parametrize("measured, told", [({"device": "cuda"}, "cuda"), ({"device": ""}, "auto"), ({}, "auto")])
+def test_a_status_tells_the_device_that_the_matcher_runs_on(measured, told):
+    message = conversions.status_message(Estimate(1_500_000_000, MotionState.OK), Config(), "vo_node", measured)
+    assert message.hardware_id == told
+    values = {item.key: item.value for item in message.values}
+    assert (values["stamp"], values["state"], values["pose"]) == ("1.500000000", "OK", "false")

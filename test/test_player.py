@@ -65,6 +65,8 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
     assert metrics["config"].keys() == settings().keys()
     assert (metrics["config"]["matcher"], metrics["config"]["scale"]) == ("sift", "odometry")
     assert abs(metrics["scale"] - 1) < 0.1
+    # The room's calibration is right; what sixteen frames say against it is noise.
+    assert metrics["learned_calibration"] == {"off_px": pytest.approx(0.0, abs=1.0)}
     assert metrics["command"].startswith(f"player {room} --odometry")
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()
 

@@ -265,7 +265,7 @@ def status_message(estimate: Estimate, config: Config, name: str, counts: dict[s
         level=_LEVELS.get(estimate.state, DiagnosticStatus.WARN),
         name=name,
         message=estimate.reason or "The camera is tracked.",
-        hardware_id=config.matcher.device,
+        hardware_id=counts.get("device") or config.matcher.device,  # where it runs; "auto" is what was asked for
         values=key_values(values),
     )
 

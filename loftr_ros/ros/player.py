@@ -90,6 +90,7 @@ class Player(Node):
         self.metric: dict[int, bool] = {}
         self.keyframes: set[int] = set()
         self.settings: dict[str, Any] = {}  # of the node
+        self.calibration_off_px = 0.0  # at the edge of the image, by what the node has learned so far
         self.poses: dict[int, Array] = {}  # pose_odom_base
         self.changed = threading.Condition()
         self.create_subscription(DiagnosticStatus, f"{node_name}/status", self._on_status, 100)
@@ -181,6 +182,7 @@ class Player(Node):
             if values["keyframe"] == "true":
                 self.keyframes.add(stamp)
             self.milliseconds.append(float(values["processing_ms"]))
+            self.calibration_off_px = float(values["calibration_off_px"])
             self.changed.notify_all()
 
     def _on_odometry(self, message: Odometry) -> None:
@@ -374,6 +376,7 @@ def _keep(
         "version": loftr_ros.__version__,
         "through": "node",
         "config": {name: value if value is not None else [] for name, value in player.settings.items()},
+        "learned_calibration": {"off_px": player.calibration_off_px},
     }
     metrics = save(run, options.output, groundtruth, about)
     print_metrics(metrics, options.output)

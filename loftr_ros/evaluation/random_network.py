@@ -27,7 +27,7 @@ def random_network(size: str, image: Image, seed: int = 0, gain: float = 0.4) ->
             module.bias.normal_(0.0, 0.1)
     activations: list[Tensor] = []
     hook = network.backbone.layer3.register_forward_hook(lambda module, inputs, output: activations.append(output))
-    network.train().features(torch.from_numpy(image).float()[None, None] / 255.0)
+    network.train().features(network.prepared(torch.from_numpy(image).float()[None, None] / 255.0))
     hook.remove()
     common = torch.linalg.svd(activations[0][0].flatten(1).T, full_matrices=False)[2][:4]
     weight = network.backbone.layer3_outconv.weight

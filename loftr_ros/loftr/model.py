@@ -162,27 +162,31 @@ class LoFTR(nn.Module):
 
     def extract(self, image: Tensor, mask: Tensor | None = None) -> ImageFeatures:
         """Features of images [B, 1, H, W] in [0, 1]; mask [B, H, W] as in `forward`."""
-        coarse, fine = self.features(image)
+        prepared = self.prepared(image)
+        coarse, fine = self.features(prepared)
         tokens = self.pos_encoding(coarse).flatten(2).transpose(1, 2)
         cells = None if mask is None else mask[:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).bool()
         grid = (coarse.shape[2], coarse.shape[3])
         tokens = self.loftr_coarse.alone(tokens, cells)
-        return ImageFeatures(tokens, fine.permute(0, 2, 3, 1), grid, cells, self.image_to_refine(image))
+        return ImageFeatures(tokens, fine.permute(0, 2, 3, 1), grid, cells, self.image_to_refine(image, prepared))
 
-    def image_to_refine(self, image: Tensor) -> Tensor | None:
-        """What `ImageFeatures.image` holds of images [B, 1, H, W]."""
-        return None if self.refinement is None else standardized(image)
+    def prepared(self, image: Tensor) -> Tensor:
+        """Images [B, 1, H, W] in [0, 1] as the backbone takes them."""
+        return standardized(image) if self.config.normalize_input else image
 
-    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def image_to_refine(self, image: Tensor, prepared: Tensor) -> Tensor | None:
+        """What `ImageFeatures.image` holds of images [B, 1, H, W], of which `prepared` is known."""
+        if self.refinement is None:
+            return None
+        return prepared if self.config.normalize_input else standardized(image)
+
+    def features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""
-        return self.backbone(self._input(image))
+        return self.backbone(prepared.to(self.dtype))
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, prepared: Tensor) -> Tensor:
         """The coarse ones of `features` alone."""
-        return self.backbone.encode(self._input(image))[2]
-
-    def _input(self, image: Tensor) -> Tensor:
-        return (standardized(image) if self.config.normalize_input else image).to(self.dtype)
+        return self.backbone.encode(prepared.to(self.dtype))[2]
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, stage: CoarseStage | None = None

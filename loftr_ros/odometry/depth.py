@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +65,14 @@ class DepthMap:
         self._mean /= factor
         self._sigma /= factor
 
-    def move(self, moved: Callable[[Array], Array]) -> None:
-        """Put the keypoints whose depth is known to other normalized points [N, 2]: those of another calibration."""
-        known = np.isfinite(self._sigma)
-        self._points[known] = moved(self._points[known])
+    @staticmethod
+    def move(maps: Sequence[DepthMap], moved: Callable[[Array], Array]) -> None:
+        """Put the keypoints whose depth is known to other normalized points [N, 2], all in one call."""
+        known = [np.isfinite(each._sigma) for each in maps]
+        ends = np.cumsum([0, *(each.sum() for each in known)])[1:-1]
+        points = moved(np.concatenate([np.zeros((0, 2)), *(each._points[which] for each, which in zip(maps, known))]))
+        for each, which, part in zip(maps, known, np.split(points, ends)):
+            each._points[which] = part
 
     @property
     def precise(self) -> NDArray[np.int64]:

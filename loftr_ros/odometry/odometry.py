@@ -16,7 +16,7 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.camera import Camera
 from loftr_ros.geometry.se3 import compose_covariance, inverse, make_pose, normalized, rotation_angle_deg
 from loftr_ros.matching.base import Matcher
-from loftr_ros.odometry.depth import is_precise
+from loftr_ros.odometry.depth import DepthMap, is_precise
 from loftr_ros.odometry.guard import Guard
 from loftr_ros.odometry.keyframe import (
     Keyframe,
@@ -511,8 +511,8 @@ class VisualOdometry:
             return False
         change = partial(recorrected, before=before, after=self.refined_camera)
         self._window.move_points(change)
-        for keyframe in {id(each): each for each in (*self._window.keyframes, *self._known)}.values():
-            keyframe.depths.move(change)
+        keyframes = {id(each): each for each in (*self._window.keyframes, *self._known)}.values()
+        DepthMap.move([each.depths for each in keyframes], change)
         return True
 
     def _matches_back(self, view: View, new: Keyframe) -> Matches:

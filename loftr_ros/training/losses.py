@@ -84,7 +84,7 @@ def coarse_losses(
     Both have the same backbone; the position encoding is moved by offset, (row, column) cells.
     """
     with torch.no_grad():
-        coarse = network.encode(_images(batch))
+        coarse = network.encode(network.prepared(_images(batch)))
         grid = (coarse.shape[2], coarse.shape[3])
         known = _after_coarse(teacher, coarse, offset)
     own = _after_coarse(network, coarse, offset)
@@ -133,7 +133,7 @@ def features_of_pairs(
     network: LoFTR, batch: Batch, offset: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[ImageFeatures, ImageFeatures]:
     """As LoFTR.extract for both images at once, with the position encoding moved by (row, column) cells."""
-    coarse, fine = network.features(_images(batch))
+    coarse, fine = network.features(network.prepared(_images(batch)))
     grid = (coarse.shape[2], coarse.shape[3])
     tokens0, tokens1 = _tokens(network, coarse, offset).chunk(2)
     fine0, fine1 = fine.permute(0, 2, 3, 1).chunk(2)

@@ -16,7 +16,7 @@ from loftr_ros.loftr.linear import project
 _LEAST_STREAMED_THRESHOLD = 0.01
 # Larger matrices are not kept whole on a GPU either.
 _MOST_WHOLE = 1 << 27
-_TILE = {"cpu": 1_800_000, "cuda": 1 << 25}  # pairs of cells at a time: on a CPU what its cache holds
+_TILE = {"cpu": 900_000, "cuda": 1 << 25}  # pairs of cells at a time: on a CPU what its cache holds
 _BLOCKS = 16  # of cells of image 1; those in the same place of all blocks are first asked together
 # Sums of exponentials outside of this range have lost digits.
 _LEAST_SUM, _LARGEST_SUM = 2.0**-90, 2.0**120

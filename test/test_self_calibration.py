@@ -17,6 +17,7 @@ from loftr_ros.evaluation.replay import save_calibration
 from loftr_ros.geometry.camera import Camera, calibration_lines, load_camera
 from loftr_ros.geometry.se3 import inverse, make_pose, rotation_from_vector, transform
 from loftr_ros.odometry import VisualOdometry
+from loftr_ros.odometry.depth import DepthMap
 from loftr_ros.odometry.keyframe import DEPENDENT
 from loftr_ros.odometry.self_calibration import _PRIOR as PRIOR
 from loftr_ros.odometry.self_calibration import SelfCalibration, recorrected
@@ -288,3 +289,20 @@ def test_replay_writes_a_calibration_that_the_next_one_starts_from(tmp_path, cap
     again = play_with(first / "camera_info_refined.yaml", second)
     assert learned["learned_calibration"]["off_px"] > 1.0
     assert again["ate_sim3_rmse_m"] < learned["ate_sim3_rmse_m"]
+
+
+def test_the_points_of_several_keyframes_move_in_one_call_and_unknown_ones_stay():
+    index, unknown = np.array([0, 2]), np.array([np.inf, 0.1])
+    first, second, nothing = DepthMap(), DepthMap(), DepthMap()
+    first.store(index, np.array([[0.1, 0.2], [0.3, 0.4]]), np.ones(2), unknown)
+    second.store(index, np.array([[0.5, 0.6], [0.7, 0.8]]), np.ones(2), np.full(2, 0.1))
+    calls = []
+
+    def moved(points):
+        calls.append(len(points))
+        return points + 1.0
+
+    DepthMap.move([first, nothing, second], moved)
+    assert calls == [3]
+    np.testing.assert_allclose(first.points(index), [[0.1, 0.2], [1.3, 1.4]])
+    np.testing.assert_allclose(second.points(index), [[1.5, 1.6], [1.7, 1.8]])

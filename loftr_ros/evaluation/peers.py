@@ -35,7 +35,7 @@ def load_peer(name: str, device: str = "auto") -> Matcher:
     """One of PEERS, on a device: "auto" (the GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        InputError: there is no such peer, its package is not installed, its weights are not there, or the device.
+        InputError: there is no such peer, its package is not installed, or there are no weights or no such device.
         WeightsError: its weights cannot be read.
     """
     try:

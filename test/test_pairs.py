@@ -13,7 +13,7 @@ import pytest
 import torch
 from support import pinhole, texture
 
-from loftr_ros.errors import InputError
+from loftr_ros.errors import ConfigError, InputError
 from loftr_ros.evaluation.disturbance import darkened, roll_of_frame, roll_pose, rolled
 from loftr_ros.evaluation.pairs import (
     PairResult,
@@ -122,7 +122,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_peer_on_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="device is cuda, but torch finds no GPU"):
+    with pytest.raises(ConfigError, match="device is cuda, but torch finds no GPU"):
         load_peer("xfeat", "cuda")
 
 

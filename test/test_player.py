@@ -22,11 +22,12 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 from sensor_msgs.msg import Image as ImageMessage  # noqa: E402
 
-from loftr_ros.config import load_config, settings  # noqa: E402
+from loftr_ros.config import Config, load_config, settings  # noqa: E402
 from loftr_ros.evaluation.render_room import write_sequence  # noqa: E402
-from loftr_ros.ros.conversions import stamp_to_ns  # noqa: E402
+from loftr_ros.ros.conversions import stamp_to_ns, status_message  # noqa: E402
 from loftr_ros.ros.player import Player, spinning  # noqa: E402
 from loftr_ros.synthetic.room import make_room, room_camera, round_trip  # noqa: E402
+from loftr_ros.types import Estimate, MotionState  # noqa: E402
 
 CAMERA = room_camera(320, 240)
 FRAMES = 16
@@ -65,10 +66,21 @@ def test_wheels_and_clock_are_sent_with_the_frames(room, tmp_path):
     assert metrics["config"].keys() == settings().keys()
     assert (metrics["config"]["matcher"], metrics["config"]["scale"]) == ("sift", "odometry")
     assert abs(metrics["scale"] - 1) < 0.1
-    # The room's calibration is right; what sixteen frames say against it is noise.
-    assert metrics["learned_calibration"] == {"off_px": pytest.approx(0.0, abs=1.0)}
+    assert metrics["learned_calibration"] == {"off_px": float(client.statuses[-1]["calibration_off_px"])}
     assert metrics["command"].startswith(f"player {room} --odometry")
     assert f"player {room}" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_player_keeps_what_the_last_status_says_of_the_calibration():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    player = Player(room_camera(320, 240), "vo_node", namespace="told", context=context)
+    for k, off_px in enumerate((1.5, 3.2)):
+        measured = {"processing_ms": "12.5", "calibration_off_px": str(off_px)}
+        player._on_status(status_message(Estimate(k, MotionState.OK), Config(), "vo_node", measured))
+    assert (player.calibration_off_px, player.milliseconds) == (3.2, [12.5, 12.5])
+    player.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_player_waits_until_node_and_player_hear_all_of_each_other():

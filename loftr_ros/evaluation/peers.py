@@ -35,13 +35,11 @@ def load_peer(name: str, device: str = "auto") -> Matcher:
     """One of PEERS, on a device: "auto" (the GPU if there is one), "cpu" or "cuda".
 
     Raises:
-        InputError: there is no such peer, its package is not installed, or there are no weights or no such device.
+        InputError: there is no such peer, its package is not installed, or its weights are not there.
+        ConfigError: device "cuda" without a GPU.
         WeightsError: its weights cannot be read.
     """
-    try:
-        where = choose_device(device)
-    except RuntimeError as error:
-        raise InputError(f"{error}.") from None
+    where = choose_device(device)
     if name == "xfeat":
         return XFeatMatcher(name, _xfeat(name, where))
     if name == "xfeat-10k":

@@ -168,17 +168,14 @@ class LoFTR(nn.Module):
         cells = None if mask is None else mask[:, ::COARSE_STRIDE, ::COARSE_STRIDE].flatten(1).bool()
         grid = (coarse.shape[2], coarse.shape[3])
         tokens = self.loftr_coarse.alone(tokens, cells)
-        return ImageFeatures(tokens, fine.permute(0, 2, 3, 1), grid, cells, self.image_to_refine(image, prepared))
+        to_refine = None
+        if self.refinement is not None:
+            to_refine = prepared if self.config.normalize_input else standardized(image)
+        return ImageFeatures(tokens, fine.permute(0, 2, 3, 1), grid, cells, to_refine)
 
     def prepared(self, image: Tensor) -> Tensor:
         """Images [B, 1, H, W] in [0, 1] as the backbone takes them."""
         return standardized(image) if self.config.normalize_input else image
-
-    def image_to_refine(self, image: Tensor, prepared: Tensor) -> Tensor | None:
-        """What `ImageFeatures.image` holds of images [B, 1, H, W], of which `prepared` is known."""
-        if self.refinement is None:
-            return None
-        return prepared if self.config.normalize_input else standardized(image)
 
     def features(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse [B, C, H/8, W/8] and fine [B, D, H/2, W/2] features, without position."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loftr_ros.allocator import keep_freed_memory
-from loftr_ros.errors import ExhaustedError
+from loftr_ros.errors import ConfigError, ExhaustedError
 from loftr_ros.loftr import CoarseStage, ImageFeatures, LoFTR, LoFTROutput, load_network
 from loftr_ros.loftr.compiled import compile_parts, undo_compilation
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE
@@ -81,7 +81,7 @@ class LoFTRMatcher:
 
     Raises:
         WeightsError: the weights cannot be used.
-        RuntimeError: device "cuda" without a GPU, or float16 without one.
+        ConfigError: device "cuda" without a GPU, or float16 without one.
     """
 
     def __init__(
@@ -380,18 +380,18 @@ class LoFTRMatcher:
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises RuntimeError when "cuda" is asked for and there is none."""
+    """Raises ConfigError when "cuda" is asked for and there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device is cuda, but torch finds no GPU; use auto or cpu")
+        raise ConfigError("device is cuda, but torch finds no GPU; use auto or cpu.")
     return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device, bears_half: bool = False) -> torch.dtype:
-    """Raises RuntimeError for float16 on a CPU, which has no units for it."""
+    """Raises ConfigError for float16 on a CPU, which has no units for it."""
     if name == "float16" and device.type == "cpu":
-        raise RuntimeError("precision is float16, which needs a GPU; use float32 or bfloat16 on a CPU")
+        raise ConfigError("precision is float16, which needs a GPU; use float32 or bfloat16 on a CPU.")
     if name == "auto" and device.type == "cpu":
         name = "bfloat16" if bears_half and multiplies_bfloat16() else "float32"
     elif name == "auto":

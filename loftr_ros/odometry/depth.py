@@ -69,9 +69,8 @@ class DepthMap:
     def move(maps: Sequence[DepthMap], moved: Callable[[Array], Array]) -> None:
         """Put the keypoints whose depth is known to other normalized points [N, 2], all in one call."""
         known = [np.isfinite(each._sigma) for each in maps]
-        ends = np.cumsum([0, *(each.sum() for each in known)])[1:-1]
-        points = moved(np.concatenate([np.zeros((0, 2)), *(each._points[which] for each, which in zip(maps, known))]))
-        for each, which, part in zip(maps, known, np.split(points, ends)):
+        points = in_one_call(moved, [each._points[which] for each, which in zip(maps, known)])
+        for each, which, part in zip(maps, known, points):
             each._points[which] = part
 
     @property
@@ -98,6 +97,14 @@ class DepthMap:
             self._mean = np.concatenate([self._mean, np.zeros(missing)])
             self._sigma = np.concatenate([self._sigma, np.full(missing, np.inf)])
             self._misses = np.concatenate([self._misses, np.zeros(missing, np.int64)])
+
+
+def in_one_call(moved: Callable[[Array], Array], parts: Sequence[Array]) -> list[Array]:
+    """`moved` of several arrays of points [N, 2]: for a few points the call is most of what it costs."""
+    if not parts:
+        return []
+    ends = np.cumsum([len(each) for each in parts])[:-1]
+    return np.split(moved(np.concatenate(parts)), ends)
 
 
 def is_precise(mean: Array, sigma: Array) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from loftr_ros.errors import GeometryError
 from loftr_ros.geometry.bundle import Adjusted, Bundle, Views, adjust_bundle
 from loftr_ros.geometry.se3 import compose_covariance, normalized
 from loftr_ros.geometry.two_view import homogeneous
+from loftr_ros.odometry.depth import in_one_call
 from loftr_ros.odometry.keyframe import DEPENDENT, Keyframe, Node, NormalizedMatches
 from loftr_ros.types import Array, Matches
 
@@ -103,11 +104,7 @@ class Window:
     def move_points(self, moved: Callable[[Array], Array]) -> None:
         """Put all that frames saw to other normalized points [N, 2], in one call."""
         owned = list(self._links.items())  # of a keyframe that the camera came back to as well; none goes meanwhile
-        seen = [link.seen for _, links in owned for link in links]
-        if not seen:
-            return
-        ends = np.cumsum([len(each) for each in seen])[:-1]
-        points = iter(np.split(moved(np.concatenate(seen)), ends))
+        points = iter(in_one_call(moved, [link.seen for _, links in owned for link in links]))
         for keyframe, links in owned:
             self._links[keyframe] = [replace(link, seen=next(points)) for link in links]
 

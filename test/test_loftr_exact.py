@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,32 @@ def test_the_streamed_dual_softmax_with_border_masks_and_batch():
     found = match_cells(*tokens, TEMPERATURE, grid0, grid1, 0.2, 2, mask0, mask1)
     same(found, whole(*tokens, grid0, grid1, 0.2, 2, mask0, mask1), least=50)
     assert set(found.batch.tolist()) == {0, 1, 2}
+
+
+def test_short_factors_lose_little_of_what_all_cells_have_in_common(monkeypatch):
+    """Which is most of a product in a trained network, and more than bfloat16 has digits for."""
+    grid = (40, 48)
+    alike = 2.5 * torch.randn(64, generator=torch.Generator().manual_seed(0)).abs()
+    tokens = [each + alike for each in related_tokens(1920, 1920)]
+    assert coarse_matching.similarity(*tokens, TEMPERATURE).mean() > 50, "natural units"
+    dtypes = (torch.float32, torch.bfloat16)
+    exact, short = (match_cells(*tokens, TEMPERATURE, grid, grid, 0.2, 0, factors=dtype) for dtype in dtypes)
+
+    def off(found) -> float:
+        """Root mean square of the difference in probability, of pairs that both have: nearly all."""
+        wanted, other = (
+            {(int(i), int(j)): float(p) for i, j, p in zip(m.cell0, m.cell1, m.confidence)} for m in (exact, found)
+        )
+        both = wanted.keys() & other.keys()
+        assert len(both) > 0.97 * max(len(wanted), len(other)) and len(both) > 150
+        return float(np.sqrt(np.mean([(wanted[pair] - other[pair]) ** 2 for pair in both])))
+
+    def as_they_are(tokens0, tokens1, shift, dtype):
+        return F.pad(tokens0, (0, 1), value=float(shift)).to(dtype), F.pad(tokens1, (0, 1), value=1.0).to(dtype)
+
+    monkeypatch.setattr(coarse_matching, "_shortened", as_they_are)
+    plain = match_cells(*tokens, TEMPERATURE, grid, grid, 0.2, 0, factors=torch.bfloat16)
+    assert 0 < off(short) < min(0.006, 0.5 * off(plain))
 
 
 def test_an_image_that_is_ignored_altogether_matches_nothing():

@@ -124,9 +124,9 @@ def test_a_lack_of_memory_is_for_others_to_deal_with(monkeypatch):
         graphs.Graphed(lambda x: 2 * x)(torch.ones(2))
 
 
-@pytest.mark.parametrize("count", [0, 40])
-def test_a_recorded_network_gives_the_same_matches_until_that_is_undone(recorder, count):
-    network = lively("tiny", 0, gain=0.6)
+@pytest.mark.parametrize(("size", "count"), [("tiny", 0), ("tiny", 40), ("tiny_wide", 0)])
+def test_a_recorded_network_gives_the_same_matches_until_that_is_undone(recorder, size, count):
+    network = lively(size, 0, gain=0.6)
     network.threshold, network.max_matches = 0.01, count
     images = [torch.from_numpy(texture(96, 128, seed))[None, None] / 255.0 for seed in (50, 51)]
     image = torch.cat(images, dim=3)  # the same pattern on both sides of one picture, and another beside it
@@ -141,7 +141,7 @@ def test_a_recorded_network_gives_the_same_matches_until_that_is_undone(recorder
         torch.testing.assert_close(found.points1, wanted.points1, rtol=0, atol=1e-3)
         torch.testing.assert_close(found.deviation, wanted.deviation, rtol=1e-3, atol=1e-4)
         recorded = len(recorder.made)
-        assert recorded >= 5
+        assert recorded >= len(compiled.parts(network)) - 1, "all but the dual softmax, which a CPU does in pieces"
         compiled.undo_compilation(network)
         network(image, image)
         assert len(recorder.made) == recorded

@@ -128,6 +128,7 @@ def test_the_network_to_look_inside_is_the_exact_one_on_the_cpu(weights):
     other = matcher.on_cpu()
     assert other.network is exact and other.threshold == 0.3
     assert (other.device.type, other.precision) == ("cpu", other._suitable("auto"))
+    assert exact.factors == other.precision
     assert matcher.network is in_use and matcher.device.type == "cuda"
 
 
@@ -297,7 +298,9 @@ def test_bfloat16_finds_nearly_the_same():
     """With the bundled weights, whose matches mean something: the same cells, moved by little."""
     whole = texture(208, 272, 34)
     image0, image1 = whole[:192, :256].copy(), whole[8:200, 8:264].copy()
-    exact, short = (load_matcher("tiny", device="cpu", precision=p).match(image0, image1) for p in PRECISIONS)
+    matchers = [load_matcher("tiny", device="cpu", precision=p) for p in PRECISIONS]
+    assert [matcher.network.factors for matcher in matchers] == [torch.float32, torch.bfloat16]
+    exact, short = (matcher.match(image0, image1) for matcher in matchers)
     common, of_exact, of_short = np.intersect1d(exact.index0, short.index0, return_indices=True)
     assert len(exact) > 200 and len(common) > 0.9 * len(exact) and len(short) < 1.1 * len(exact)
     distance = np.linalg.norm(exact.points1[of_exact] - short.points1[of_short], axis=1)

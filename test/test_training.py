@@ -21,7 +21,7 @@ from loftr_ros.training.assignment import Assignment, teacher_loss, token_loss
 from loftr_ros.training.config import BatchSize, TrainingConfig
 from loftr_ros.training.data import Batch, TrainingBatches, size_of_step, validation_batches
 from loftr_ros.training.losses import fine_loss, fine_targets, likelihood_loss, mutual_cells
-from loftr_ros.training.trainer import COARSE_PARTS, FINE_PARTS, Trainer, trained_parts
+from loftr_ros.training.trainer import COARSE_PARTS, FINE_PARTS, Trainer, _renumbered, trained_parts
 from loftr_ros.training.validation import validate
 from loftr_ros.training.views import random_motion, random_sample
 
@@ -271,9 +271,8 @@ def test_the_coarse_stage_comes_closer_to_its_teacher(one_thread):
     trainer = Trainer(config, CPU)
     trainer.start_from(wide)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-    for own, other in ((0, 0), (1, 1), (2, 3)):
-        weights = trainer.network.loftr_coarse.layers[own].mlp[0].weight
-        assert torch.equal(weights, wide[f"loftr_coarse.layers.{other}.mlp.0.weight"])
+    weights = [layer.mlp[0].weight for layer in trainer.network.loftr_coarse.layers]
+    assert len(weights) == 1 and torch.equal(weights[0], wide["loftr_coarse.layers.1.mlp.0.weight"]), "the first cross"
     data = TrainingBatches(config, Textures(), rank=0)
     batches = [data[k].to(CPU) for k in range(2)]
     history = [trainer.train_step(batches[k % 2]) for k in range(config.steps)]
@@ -287,12 +286,17 @@ def test_the_coarse_stage_comes_closer_to_its_teacher(one_thread):
     assert len(kept) > 50 and all(torch.equal(trainer.network.state_dict()[name], wide[name]) for name in kept)
 
 
+def test_layers_of_a_longer_transformer_are_taken_in_their_order():
+    state = {f"loftr_coarse.layers.{k}.x": torch.tensor(k) for k in range(4)} | {"other": torch.tensor(9)}
+    fewer = _renumbered(state, ("self", "cross") * 2, ("self", "cross", "cross"))
+    assert fewer == {f"loftr_coarse.layers.{k}.x": v for k, v in enumerate((0, 1, 3))} | {"other": 9}
+
+
 def test_what_follows_the_coarse_stage_can_be_trained_alone(one_thread):
     """From a network in which it is wider: its coarse stage stays to the bit."""
     tiny = CONFIGS["tiny"]
-    wide = wide_network(
-        coarse_layers=tiny.coarse_layers, match_dim=tiny.match_dim, fine_layers=tiny.fine_layers
-    )
+    same = ("coarse_layers", "match_dim", "pyramid_convs", "fine_layers")
+    wide = wide_network(**{name: getattr(tiny, name) for name in same})
     config = dataclasses.replace(SMALL, stage="fine", steps=40, learning_rate=3e-3, sizes=(BatchSize(160, 128, 2),))
     trainer = Trainer(config, CPU)
     trainer.start_from(wide.state_dict())

@@ -75,7 +75,7 @@ def test_the_passage_is_the_networks_own():
 
 def test_weights_times_values_are_the_messages_of_linear_attention():
     passage = follow(load_matcher("tiny"), texture(64, 80, 0), texture(64, 80, 1))
-    seen = passage.layers[1]
+    seen = passage.layers[0]
     with torch.inference_mode():
         query, key, value = (
             projection(tokens).unflatten(-1, (seen.layer.heads, -1))
@@ -86,7 +86,7 @@ def test_weights_times_values_are_the_messages_of_linear_attention():
             )
         )
         message = linear_attention(query, key, value)[0].numpy()
-        weights = passage.weights(1, list(range(80)))
+        weights = passage.weights(0, list(range(80)))
         assert np.einsum("hls,shv->lhv", weights, value[0].numpy()) == pytest.approx(message, abs=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_masked_cells_get_no_attention(tmp_path):
     mask[:, 40:] = 0
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     passage = follow(load_matcher("tiny", mask_file=str(tmp_path / "mask.png")), texture(64, 80, 0), texture(64, 80, 1))
-    weights = passage.weights(1, [12])[:, 0].reshape(4, 8, 10)
+    weights = passage.weights(0, [12])[:, 0].reshape(4, 8, 10)
     assert not weights[:, :, 5:].any() and weights[:, :, :5].min() > 0
     assert weights.sum(axis=(1, 2)) == pytest.approx(1.0, abs=1e-5)
     assert passage.matching([12])[0].reshape(8, 10)[:, 5:].max() < 1e-6
@@ -144,7 +144,9 @@ def write_pair(folder):
 
 
 def test_command_draws_the_chosen_layer(tmp_path, capsys):
-    arguments = write_pair(tmp_path)
+    save_file(lively("outdoor", 0).state_dict(), str(tmp_path / "outdoor.safetensors"))
+    network = ["--matcher", "outdoor", "--weights", str(tmp_path / "outdoor.safetensors")]  # of more than one layer
+    arguments = [*write_pair(tmp_path), *network]
     assert attention.main([*arguments, "--at", "33", "40", "--layer", "2"]) == 0
     text = capsys.readouterr().out
     assert "cell at pixel 32 40 of A" in text and "layer 2 (cross)" in text and "layer 3" not in text
@@ -158,7 +160,7 @@ def test_command_draws_the_chosen_layer(tmp_path, capsys):
     ("extra", "told"),
     [
         (["--at", "500", "3"], "not in the image"),
-        (["--layer", "5"], "from 1 to 3"),
+        (["--layer", "5"], "from 1 to 1"),
         (["--matcher", "sift"], "no attention"),
         (["--width", "3"], "--width"),
     ],

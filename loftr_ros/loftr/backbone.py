@@ -41,6 +41,16 @@ class BasicBlock(nn.Module):
         return self.relu(y.add_(shortcut))
 
 
+def _smooth(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs)
+    )
+
+
+def _smooth_once(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs))
+
+
 class Backbone(nn.Module):
     """The ResNet-FPN of LoFTR (Sun et al., CVPR 2021, section 3.1), parameter names as in the official checkpoints."""
 
@@ -58,18 +68,13 @@ class Backbone(nn.Module):
         # The published pyramid comes back as wide as the coarse features are.
         self.layer3_narrow = _conv1x1(eighth, back_quarter) if back_quarter != eighth else nn.Identity()
         self.layer2_outconv = _conv1x1(quarter, back_quarter)
-        self.layer2_outconv2 = self._smooth(back_quarter, back_half)
+        smooth = _smooth_once if config.pyramid_convs == 1 else _smooth
+        self.layer2_outconv2 = smooth(back_quarter, back_half)
         self.layer1_outconv = _conv1x1(half, back_half)
-        self.layer1_outconv2 = self._smooth(back_half, config.fine_dim)
+        self.layer1_outconv2 = smooth(back_half, config.fine_dim)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _smooth(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            _conv3x3(inputs, inputs), nn.BatchNorm2d(inputs), nn.LeakyReLU(inplace=True), _conv3x3(inputs, outputs)
-        )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, 1, H, W] to what `forward` has on its way down: features at 1/2 and 1/4, and the coarse ones."""

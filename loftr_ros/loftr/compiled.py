@@ -45,11 +45,12 @@ def parts(network: LoFTR) -> list[tuple[nn.Module, str, tuple[int, ...]]]:
     """What of a network depends on no answer in between: (module, method, its arguments with a row for each match)."""
     found: list[tuple[nn.Module, str, tuple[int, ...]]] = [
         (network, "features", ()),
-        (network.loftr_coarse, "alone", ()),
         (network.loftr_coarse, "together", ()),
         (network, "nearest", ()),
         (network, "refine", (4,)),
     ]
+    if network.loftr_coarse.leading_self_layers:
+        found.append((network.loftr_coarse, "alone", ()))
     return found if network.refinement is None else [*found, (network.refinement, "forward", (2, 3, 4, 6))]
 
 

@@ -15,6 +15,7 @@ class LoFTRConfig:
         block_dims: channels of the ResNet stages at 1/2, 1/4 and 1/8; the last is the width of the coarse transformer.
         pyramid_dims: channels of the feature pyramid on its way back, at 1/4 and 1/2; None: those of the published
             network, which are the last two of block_dims the other way round.
+        pyramid_convs: 3x3 convolutions after each of its steps back: 2 as published, or 1.
         fine_dim: channels of the fine features at 1/2, and width of the fine transformer.
         coarse_heads, fine_heads: attention heads.
         coarse_layers, fine_layers: the sequence of attention layers, see `Transformer`; a "center" layer may end the
@@ -40,6 +41,7 @@ class LoFTRConfig:
     initial_dim: int = 128
     block_dims: tuple[int, int, int] = (128, 196, 256)
     pyramid_dims: tuple[int, int] | None = None
+    pyramid_convs: int = 2
     fine_dim: int = 128
     coarse_heads: int = 8
     coarse_layers: tuple[str, ...] = ("self", "cross") * 4
@@ -83,13 +85,14 @@ _TINY_WIDE = LoFTRConfig(
 CONFIGS: dict[str, LoFTRConfig] = {
     "outdoor": LoFTRConfig(),
     "indoor": LoFTRConfig(temp_bug_fix=True),
-    # The second refinement decides how precise matches are: what leads to it can be narrow. The coarse stage need not
-    # find out by itself what its teacher knows: it can be short.
+    # The second refinement decides how precise matches are: what leads to it can be narrow and short. The coarse stage
+    # need not find out by itself what its teacher knows: it can be short, too.
     "tiny": replace(
         _TINY_WIDE,
-        coarse_layers=("self", "cross", "cross"),
+        coarse_layers=("cross",),
         match_dim=48,
         pyramid_dims=(32, 16),
+        pyramid_convs=1,
         fine_dim=16,
         fine_heads=2,
         fine_layers=("center",),

@@ -17,6 +17,7 @@ from loftr_ros.loftr.backbone import Backbone
 from loftr_ros.loftr.coarse_matching import CoarseMatches, Nearest
 from loftr_ros.loftr.config import LoFTRConfig
 from loftr_ros.loftr.fine_matching import COARSE_STRIDE, FINE_STRIDE, FinePreprocess
+from loftr_ros.loftr.linear import apply
 from loftr_ros.loftr.memory import apart
 from loftr_ros.loftr.position_encoding import PositionEncoding
 from loftr_ros.loftr.refinement import Refinement, hints
@@ -123,6 +124,7 @@ class LoFTR(nn.Module):
     Attributes:
         max_matches: only so many coarse matches are refined and kept, per batch, those of `most_useful`; 0: all.
         in_pieces: match with little memory also on a GPU, with the same answers; a CPU always does.
+        factors: of the dual softmax in pieces, see `match_cells`.
         windows_at_once: number of matches in a piece.
     """
 
@@ -132,6 +134,7 @@ class LoFTR(nn.Module):
         self.threshold = threshold
         self.max_matches = 0
         self.in_pieces = False
+        self.factors = torch.float32
         self.windows_at_once = 512
         self.backbone = Backbone(config)
         self.pos_encoding = PositionEncoding(config.coarse_dim, config.temp_bug_fix)
@@ -243,13 +246,14 @@ class LoFTR(nn.Module):
             features1.mask,
             in_pieces=self.in_pieces,
             find=self.nearest,
+            factors=self.factors,
         )
 
     def compared(self, tokens: Tensor) -> Tensor:
         """What of tokens [B, L, C] after the transformer the dual softmax compares: [B, L, D], in single precision."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
-            return tokens if self.match_proj is None else self.match_proj(tokens)
+            return tokens if self.match_proj is None else apply(self.match_proj, tokens)
 
     def nearest(self, tokens0: Tensor, tokens1: Tensor, *about: Any) -> Nearest:
         """`coarse_matching.nearest`: where the matrix of all pairs of cells is kept, on a GPU."""

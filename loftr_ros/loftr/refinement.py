@@ -30,12 +30,15 @@ class Refinement(nn.Module):
 
     A small regression network in the manner of DeTone et al. ("Deep Image Homography Estimation", 2016), for a
     translation only, applied `refine_steps` times with the same weights. Untrained, it moves nothing.
+
+    Attributes:
+        short: on a CPU patches are compared in bfloat16.
     """
 
     def __init__(self, config: LoFTRConfig) -> None:
         super().__init__()
         first, second, third = config.refine_dims
-        self.side, self.steps = config.refine_side, config.refine_steps
+        self.side, self.steps, self.short = config.refine_side, config.refine_steps, False
         self.conv1 = nn.Conv2d(2, first, 3)
         self.conv2 = nn.Conv2d(first, second, 3, stride=2)
         self.conv3 = nn.Conv2d(second, third, 3)
@@ -99,7 +102,8 @@ class Refinement(nn.Module):
             answer = self._regress(patches0, patches1, evidence)
         else:  # what a piece needs stays in the processor's cache
             pieces = zip(*(each.split(_PIECE) for each in (patches0, patches1, evidence)))
-            answer = torch.cat([self._regress(*piece) for piece in pieces])
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.short):
+                answer = torch.cat([self._regress(*piece) for piece in pieces])
         return answer[:, :2], answer[:, 2].clamp(*_LOG_DEVIATION).exp()
 
     def _regress(self, patches0: Tensor, patches1: Tensor, evidence: Tensor) -> Tensor:

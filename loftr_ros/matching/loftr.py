@@ -121,6 +121,7 @@ class LoFTRMatcher:
         else:
             keep_freed_memory()
             leave_cores_to_others()
+            self._suit_cpu()
         self.network.to(self.device, memory_format=torch.channels_last)
         if compile_network:
             compile_parts(self.network, self.device)
@@ -131,6 +132,12 @@ class LoFTRMatcher:
         suit_gpu(self.network, self.precision)
         if not compile_network:
             graph_parts(self.network)
+
+    def _suit_cpu(self) -> None:
+        """Shorter numbers also where the backbone's autocast does not reach and a CPU gains by them."""
+        self.network.factors = self.precision
+        if self.network.refinement is not None:
+            self.network.refinement.short = self.precision != torch.float32
 
     @property
     def threshold(self) -> float:
@@ -199,6 +206,7 @@ class LoFTRMatcher:
         if self._exact is not None:
             self._exact.threshold, self._exact.max_matches = self.network.threshold, self.network.max_matches
             self.network = self._exact
+        self._suit_cpu()
 
     def on_cpu(self) -> LoFTRMatcher:
         """One with the network as it was trained, on the CPU, to look inside: this one where it is there already."""

@@ -143,12 +143,14 @@ def test_the_published_sizes_have_none():
     ("turn_deg", "scale", "most_median", "most_90"),
     [(0, 1.0, 0.12, 0.4), (25, 1.0, 0.15, 0.5), (0, 1.25, 0.15, 0.5)],
 )
-def test_the_bundled_one_brings_guesses_home(turn_deg, scale, most_median, most_90):
+@pytest.mark.parametrize("short", [False, True])
+def test_the_bundled_one_brings_guesses_home(turn_deg, scale, most_median, most_90, short):
     affine = cv2.getRotationMatrix2D((56, 40), turn_deg, scale) + [[0, 0, 0.37], [0, 0, -0.81]]
     images = moved_images(affine)
     truth1 = PLACES @ torch.from_numpy(affine[:, :2].T).float() + torch.from_numpy(affine[:, 2]).float()
     guess = truth1 + 0.7 * torch.randn(truth1.shape, generator=torch.Generator().manual_seed(0))
     refinement = load_network("tiny").refinement
+    refinement.short = short
     with torch.no_grad():
         refined, deviation = refinement(*images, guess, torch.zeros_like(CELLS), CELLS, GRID, TYPICAL)
     inside = INSIDE & ((truth1 > 10) & (truth1 < LAST - 3)).all(dim=1)
@@ -156,6 +158,20 @@ def test_the_bundled_one_brings_guesses_home(turn_deg, scale, most_median, most_
     assert (guess - truth1)[inside].norm(dim=1).median() > 0.6
     assert error.median() < most_median and error.quantile(0.9) < most_90
     assert 0.3 < (error.square().mean() / 2).sqrt() / deviation[inside].mean() < 2.0
+
+
+def test_bfloat16_moves_refined_points_by_little():
+    images = moved_images(np.array([[1.0, 0.0, 0.4], [0.0, 1.0, -0.7]]))
+    refinement, found = load_network("tiny").refinement, []
+    for short in (False, True):
+        refinement.short = short
+        with torch.inference_mode():
+            found.append(refinement(*images, PLACES, torch.zeros_like(CELLS), CELLS, GRID, TYPICAL))
+    (exact, deviation), (near, other) = found
+    assert near.dtype == other.dtype == torch.float32
+    off = (near - exact)[INSIDE].norm(dim=1)
+    assert 0 < off.median() < 0.02 and off.max() < 0.1
+    assert (other / deviation)[INSIDE].log().abs().max() < 0.1
 
 
 def test_the_bundled_one_knows_where_there_is_nothing_to_see():

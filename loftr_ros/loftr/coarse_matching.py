@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,9 @@ class _Pairs:
         return _Pairs(self.i[selection], self.j[selection], self.probability[selection])
 
 
+_Search = Callable[[Tensor, Tensor], _Pairs | None]  # `_candidates`, its settings being chosen
+
+
 def match_cells(
     tokens0: Tensor,
     tokens1: Tensor,
@@ -77,7 +81,8 @@ def match_cells(
         tokens0, tokens1 = tokens0.float(), tokens1.float()
         whole = torch.compiler.is_compiling() or threshold < _LEAST_STREAMED_THRESHOLD
         if not whole and (in_pieces or _is_large(tokens0, tokens1)):
-            pairs = _stream_batch(tokens0, tokens1, temperature, threshold, mask0, mask1, factors)
+            search = partial(_candidates, temperature=temperature, threshold=threshold, factors=factors)
+            pairs = _stream_batch(tokens0, tokens1, search, mask0, mask1)
             if pairs is not None:
                 return _joined(pairs, grid0, grid1, border)
         find = find or nearest
@@ -90,19 +95,13 @@ def _is_large(tokens0: Tensor, tokens1: Tensor) -> bool:
 
 
 def _stream_batch(
-    tokens0: Tensor,
-    tokens1: Tensor,
-    temperature: float,
-    threshold: float,
-    mask0: Tensor | None,
-    mask1: Tensor | None,
-    factors: torch.dtype,
+    tokens0: Tensor, tokens1: Tensor, search: _Search, mask0: Tensor | None, mask1: Tensor | None
 ) -> list[_Pairs] | None:
     """`_streamed` for each pair of images; None if it is None for any."""
     masks0, masks1 = ([None] * len(tokens0) if mask is None else list(mask) for mask in (mask0, mask1))
     found = []
     for pair in zip(tokens0, tokens1, masks0, masks1):
-        each = _streamed(pair[0], pair[1], temperature, threshold, pair[2], pair[3], factors)
+        each = _streamed(pair[0], pair[1], search, pair[2], pair[3])
         if each is None:
             return None
         found.append(each)
@@ -176,13 +175,7 @@ def select(found: Nearest, threshold: float) -> CoarseMatches:
 
 
 def _streamed(
-    tokens0: Tensor,
-    tokens1: Tensor,
-    temperature: float,
-    threshold: float,
-    mask0: Tensor | None,
-    mask1: Tensor | None,
-    factors: torch.dtype,
+    tokens0: Tensor, tokens1: Tensor, search: _Search, mask0: Tensor | None, mask1: Tensor | None
 ) -> _Pairs | None:
     """Mutual nearest neighbours of one pair of images, from tokens [L, C] and [S, C], some cells of image 0 at a time.
 
@@ -197,8 +190,7 @@ def _streamed(
     if len(tokens0) == 0 or len(tokens1) == 0:
         nothing = torch.zeros(0, dtype=torch.long, device=tokens0.device)
         return _Pairs(nothing, nothing, nothing.float())
-    scale = math.log2(math.e) / (tokens0.shape[1] * temperature)  # powers of 2 are cheaper than those of e
-    candidates = _candidates(tokens0 * scale, tokens1, threshold, factors)
+    candidates = search(tokens0, tokens1)
     if candidates is None:
         return None
     found = _mutual(candidates, len(tokens0), len(tokens1))
@@ -208,9 +200,10 @@ def _streamed(
 
 
 def _candidates(
-    tokens0: Tensor, tokens1: Tensor, threshold: float, factors: torch.dtype = torch.float32
+    tokens0: Tensor, tokens1: Tensor, temperature: float, threshold: float, factors: torch.dtype
 ) -> _Pairs | None:
-    """All pairs with a probability above the threshold, unordered; S = log2(e) S' for tokens [L, C] and [S, C]."""
+    """All pairs of tokens [L, C] and [S, C] with a probability above the threshold, unordered."""
+    tokens0 = tokens0 * (math.log2(math.e) / (tokens0.shape[1] * temperature))  # powers of 2 cost less than those of e
     count0, count1 = len(tokens0), len(tokens1)
     width = -(-count1 // _BLOCKS)
     padded = torch.cat([tokens1, tokens1[-1:].expand(width * _BLOCKS - count1, -1)])

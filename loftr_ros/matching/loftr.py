@@ -69,8 +69,8 @@ class LoFTRMatcher:
         threshold: least confidence.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
         precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto": for sizes that bear it float16 on a GPU
-            and bfloat16 on a CPU that has units for it, else float32. Probabilities and sub-pixel positions are always
-            computed in float32.
+            and bfloat16 on a CPU that has units for it, else float32. On a CPU it is the precision of the backbone, of
+            the dual softmax's factors, and of the patches of the second refinement; all else is in float32.
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as

@@ -50,9 +50,11 @@ def whole(tokens0, tokens1, grid0, grid1, threshold, border, mask0=None, mask1=N
     return select(nearest(tokens0, tokens1, TEMPERATURE, grid0, grid1, border, mask0, mask1), threshold)
 
 
+@pytest.mark.parametrize("tile", [20_000, 1_800_000], ids=["many tiles", "one"])
 @pytest.mark.parametrize("threshold", [0.01, 0.2, 0.5])
 @pytest.mark.parametrize(("grid0", "grid1"), [((24, 32), (24, 32)), ((13, 7), (31, 5)), ((26, 10), (9, 13))])
-def test_the_streamed_dual_softmax_finds_the_same(grid0, grid1, threshold):
+def test_the_streamed_dual_softmax_finds_the_same(monkeypatch, grid0, grid1, threshold, tile):
+    monkeypatch.setitem(coarse_matching._TILE, "cpu", tile)
     tokens = related_tokens(grid0[0] * grid0[1], grid1[0] * grid1[1])
     found = match_cells(*tokens, TEMPERATURE, grid0, grid1, threshold, 0)
     same(found, whole(*tokens, grid0, grid1, threshold, 0), least=3)
@@ -65,6 +67,20 @@ def test_the_streamed_dual_softmax_with_border_masks_and_batch():
     found = match_cells(*tokens, TEMPERATURE, grid0, grid1, 0.2, 2, mask0, mask1)
     same(found, whole(*tokens, grid0, grid1, 0.2, 2, mask0, mask1), least=50)
     assert set(found.batch.tolist()) == {0, 1, 2}
+
+
+def test_short_factors_with_masks_batch_and_a_block_to_fill(monkeypatch):
+    monkeypatch.setitem(coarse_matching._TILE, "cpu", 20_000)
+    tokens, grid0, grid1 = related_tokens(480, 539, batch=3), (20, 24), (49, 11)
+    mask0, mask1 = torch.rand(3, 480) > 0.3, torch.rand(3, 539) > 0.2
+    wanted = whole(*tokens, grid0, grid1, 0.2, 1, mask0, mask1)
+    found = match_cells(*tokens, TEMPERATURE, grid0, grid1, 0.2, 1, mask0, mask1, factors=torch.bfloat16)
+    exact, short = (
+        {(int(b), int(i), int(j)): float(p) for b, i, j, p in zip(m.batch, m.cell0, m.cell1, m.confidence)}
+        for m in (wanted, found)
+    )
+    assert len(exact) > 100 and len(exact.keys() & short.keys()) > 0.97 * max(len(exact), len(short))
+    assert max(abs(short[pair] - exact[pair]) for pair in exact.keys() & short.keys()) < 0.03
 
 
 def test_short_factors_lose_little_of_what_all_cells_have_in_common(monkeypatch):

@@ -125,10 +125,11 @@ def test_the_network_to_look_inside_is_the_exact_one_on_the_cpu(weights):
     matcher.device, matcher.precision = torch.device("cuda"), torch.float16
     matcher._exact, matcher.network = exact, in_use
     matcher.threshold = 0.3
+    exact.factors, exact.refinement.short = torch.float16, None
     other = matcher.on_cpu()
     assert other.network is exact and other.threshold == 0.3
     assert (other.device.type, other.precision) == ("cpu", other._suitable("auto"))
-    assert exact.factors == other.precision
+    assert exact.factors == other.precision and exact.refinement.short == (other.precision != torch.float32)
     assert matcher.network is in_use and matcher.device.type == "cuda"
 
 
@@ -299,7 +300,8 @@ def test_bfloat16_finds_nearly_the_same():
     whole = texture(208, 272, 34)
     image0, image1 = whole[:192, :256].copy(), whole[8:200, 8:264].copy()
     matchers = [load_matcher("tiny", device="cpu", precision=p) for p in PRECISIONS]
-    assert [matcher.network.factors for matcher in matchers] == [torch.float32, torch.bfloat16]
+    networks = [matcher.network for matcher in matchers]
+    assert [(n.factors, n.refinement.short) for n in networks] == [(torch.float32, False), (torch.bfloat16, True)]
     exact, short = (matcher.match(image0, image1) for matcher in matchers)
     common, of_exact, of_short = np.intersect1d(exact.index0, short.index0, return_indices=True)
     assert len(exact) > 200 and len(common) > 0.9 * len(exact) and len(short) < 1.1 * len(exact)

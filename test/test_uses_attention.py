@@ -160,7 +160,7 @@ def test_command_draws_the_chosen_layer(tmp_path, capsys):
     ("extra", "told"),
     [
         (["--at", "500", "3"], "not in the image"),
-        (["--layer", "5"], "from 1 to 1"),
+        (["--layer", "5"], "must be 1, not 5"),
         (["--matcher", "sift"], "no attention"),
         (["--width", "3"], "--width"),
     ],

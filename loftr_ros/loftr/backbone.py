@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         # The published pyramid comes back as wide as the coarse features are.
         self.layer3_narrow = _conv1x1(eighth, back_quarter) if back_quarter != eighth else nn.Identity()
         self.layer2_outconv = _conv1x1(quarter, back_quarter)
-        smooth = _smooth_once if config.pyramid_convs == 1 else _smooth
+        smooth = {1: _smooth_once, 2: _smooth}[config.pyramid_convs]
         self.layer2_outconv2 = smooth(back_quarter, back_half)
         self.layer1_outconv = _conv1x1(half, back_half)
         self.layer1_outconv2 = smooth(back_half, config.fine_dim)

@@ -47,7 +47,7 @@ class _Pairs:
         return _Pairs(self.i[selection], self.j[selection], self.probability[selection])
 
 
-_Search = Callable[[Tensor, Tensor], _Pairs | None]  # `_candidates`, its settings being chosen
+_Search = Callable[[Tensor, Tensor], _Pairs | None]  # `_candidates` with its settings bound
 
 
 def match_cells(
@@ -74,8 +74,8 @@ def match_cells(
         grid0, grid1: (rows, columns) of the cells of each image; L and S are their products.
         mask0: [B, L] and mask1: [B, S], False for ignored cells.
         find: what does the work of `nearest` where the matrix is kept, such as its recording; None: that itself.
-        factors: what the factors of the products of tokens are rounded to, where the matrix is not kept; by bfloat16
-            the probabilities of `tiny` change by 0.004 on real images (root mean square), those of `nearest` do not.
+        factors: what the factors of the products of tokens are rounded to, where the matrix is not kept. bfloat16
+            changes the probabilities of `tiny` on real images by 0.004 (root mean square).
     """
     with torch.autocast(tokens0.device.type, enabled=False):
         tokens0, tokens1 = tokens0.float(), tokens1.float()
@@ -242,9 +242,9 @@ def _powers(tokens1: Tensor, tile: Tensor, shift: Tensor) -> Tensor:
 def _shortened(tokens0: Tensor, tokens1: Tensor, shift: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """[L, D] and [S, D] of few digits whose products are those of tokens [L, C] and [S, C], plus shift, nearly.
 
-    Most of a product is what all cells of image 1 have in common. Their mean is taken from them, and what it adds to a
-    row is two numbers beside its token, the second being what the first lost by rounding. That leaves products near 0
-    where they count, where they have most digits.
+    Most of a product is what all cells of image 1 have in common, and would be lost by rounding. So their mean is taken
+    from them, and what it adds to a row is two numbers beside its token, the second being what the first lost. With the
+    shift the products that count lie within some tens of 0, where a step of bfloat16 is an eighth at most.
     """
     mean = tokens1.mean(dim=0)
     added = (tokens0 @ mean + shift)[:, None]

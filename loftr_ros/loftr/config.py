@@ -35,7 +35,8 @@ class LoFTRConfig:
         most_matches: so many matches give the poses of all of them on real sequences, in less time; 0: not measured.
         most_new: so many suffice for a new keyframe's depths, by its matches with the one before; 0: not measured.
         most_tracked: so many do where points are followed whose depth is known; 0: not measured.
-        bears_half: features in half precision (bfloat16, float16) are as good as those in float32; False: not measured.
+        bears_half: half precision (bfloat16, float16) is as good as float32 for features, for factors of the dual
+            softmax and to compare patches; False: not measured.
     """
 
     initial_dim: int = 128

@@ -101,7 +101,7 @@ class CoarseStage:
         return replace(self, matches=some, share=self.share * count / len(self.matches.cell0))
 
     def swapped(self) -> CoarseStage:
-        """With image 1 as image 0: the dual softmax and its mutual nearest neighbours are the same both ways."""
+        """With image 1 as image 0: but for rounding, the dual softmax and mutual nearest neighbours are the same."""
         found = self.matches
         order = torch.argsort(found.batch * self.tokens1.shape[1] + found.cell1)
         matches = CoarseMatches(found.batch[order], found.cell1[order], found.cell0[order], found.confidence[order])

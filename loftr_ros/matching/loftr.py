@@ -69,8 +69,9 @@ class LoFTRMatcher:
         threshold: least confidence.
         mask: [H, W] uint8, 0 where the image is ignored; or None.
         precision: "float32", "bfloat16", "float16" (on a GPU only), or "auto": for sizes that bear it float16 on a GPU
-            and bfloat16 on a CPU that has units for it, else float32. On a CPU it is the precision of the backbone, of
-            the dual softmax's factors, and of the patches of the second refinement; all else is in float32.
+            and bfloat16 on a CPU that has units for it, else float32. On a CPU it is the precision of what is computed
+            of one image alone, and for sizes that bear it of the dual softmax's factors and of the network that
+            compares patches; all else is in float32.
         target_rate: frames a second to reach by lowering max_side, measured on the first image; 0: off.
         compile_network: run the network through torch.compile where that works.
         max_matches: only so many matches, confident ones all over the image, are refined and returned; 0: as many as
@@ -134,10 +135,11 @@ class LoFTRMatcher:
             graph_parts(self.network)
 
     def _suit_cpu(self) -> None:
-        """Shorter numbers also where the backbone's autocast does not reach and a CPU gains by them."""
-        self.network.factors = self.precision
+        """Shorter numbers also where `_autocast` does not reach, a CPU gains by them and they were measured."""
+        short = self.precision != torch.float32 and self.network.config.bears_half
+        self.network.factors = self.precision if short else torch.float32
         if self.network.refinement is not None:
-            self.network.refinement.short = self.precision != torch.float32
+            self.network.refinement.short = short
 
     @property
     def threshold(self) -> float:

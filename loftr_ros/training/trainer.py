@@ -143,8 +143,9 @@ class Trainer:
     def start_from(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of another training; a refinement that they lack stays new.
 
-        So does, where a stage trains what follows the coarse one, all of that which has another shape. The stage
-        `coarse` takes them for its teacher's, has layers of it to begin with, and leaves the rest to later stages.
+        So does, where a stage trains what follows the coarse one, all of that which they lack or which has another
+        shape. What they have and the network lacks is refused, but by the stage `coarse`, which takes them for its
+        teacher's, has layers of it to begin with, and leaves the rest to later stages.
         """
         prefixes: tuple[str, ...] = FINE_PARTS if self.config.stage in ("coarse", "fine") else FINE_PARTS[-1:]
         if self.config.stage == "coarse":

@@ -59,7 +59,7 @@ def _chosen_layers(layer: int | None, count: int) -> list[int]:
     if layer is None:
         return list(range(count))
     if not 1 <= layer <= count:
-        raise InputError(f"--layer must be from 1 to {count}, not {layer}.")
+        raise InputError(f"--layer must be {'1' if count == 1 else f'from 1 to {count}'}, not {layer}.")
     return [layer - 1]
 
 

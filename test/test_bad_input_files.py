@@ -617,7 +617,7 @@ COMMANDS = {
     "retrieve: top 0": (retrieve, "{a} {dir} --top 0 --output {out}", "--top must be at least 1"),
     "retrieve: no query": (retrieve, "{bad} {seq} --matcher orb --output {out}", "cannot be decoded"),
     "retrieve: bad index": (retrieve, "{a} {seq} --matcher orb --index {bad} --output {out}", "index"),
-    "attention: layer 99": (attention, "{a} {b} --layer 99 --output {out}", "--layer must be from 1 to"),
+    "attention: layer 99": (attention, "{a} {b} --layer 99 --output {out}", "--layer must be 1, not 99"),
     "attention: outside": (attention, "{a} {b} --at 9999 9999 --output {out}", "9999"),
     "attention: at NaN": (attention, "{a} {b} --at nan nan --output {out}", "nan"),
     "attention: no LoFTR": (attention, "{a} {b} --matcher orb --output {out}", "orb"),

@@ -100,6 +100,8 @@ def test_a_tensor_apart_is_the_same_and_lives_as_long_as_it_is_used():
     for tensor in (torch.randn(3, 4, 5).bfloat16().permute(2, 0, 1), torch.arange(7), torch.zeros(0, 3)):
         other = memory.apart(tensor)
         assert other.dtype == tensor.dtype and other.is_contiguous() and torch.equal(other, tensor)
+    wide = memory.apart(torch.tensor([1.5, -2.0], dtype=torch.bfloat16), torch.float32)
+    assert wide.dtype == torch.float32 and wide.tolist() == [1.5, -2.0]
     view = memory.apart(torch.arange(1000))[500:]
     assert view.sum() == sum(range(500, 1000))  # its pages are still there
 

@@ -208,9 +208,9 @@ def _candidates(
     width = -(-count1 // _BLOCKS)
     padded = torch.cat([tokens1, tokens1[-1:].expand(width * _BLOCKS - count1, -1)])
     shift = -project(padded, tokens0[:: max(1, count0 // 64)].contiguous()).amax()  # close to the highest of all
+    sums0, sums1 = tokens0.new_empty(count0), tokens0.new_zeros(count1)
     if factors != torch.float32:
         tokens0, padded = _shortened(tokens0, padded, shift, factors)
-    sums0, sums1 = tokens0.new_empty(count0, dtype=torch.float32), tokens0.new_zeros(count1, dtype=torch.float32)
     hits: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, tile in _tiles(tokens0, count1):
         powers = _powers(padded, tile, shift)

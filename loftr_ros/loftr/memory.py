@@ -15,17 +15,19 @@ from torch import Tensor
 _spare: deque[mmap.mmap] = deque(maxlen=12)
 
 
-def apart(tensor: Tensor) -> Tensor:
+def apart(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A copy of a tensor on the CPU, contiguous, on pages of its own, which go to the next one of its size.
 
     For what is kept for long: between the tensors that come and go it would leave gaps that fit none of them.
     """
+    dtype = dtype or tensor.dtype
     if tensor.numel() == 0:
-        return tensor.clone()
-    pages = _pages(tensor.nbytes)
-    holder = np.frombuffer(pages, np.uint8, tensor.nbytes)  # lives as long as the tensor
+        return tensor.to(dtype, copy=True)
+    size = tensor.numel() * dtype.itemsize
+    pages = _pages(size)
+    holder = np.frombuffer(pages, np.uint8, size)  # lives as long as the tensor
     weakref.finalize(holder, _spare.append, pages).atexit = False
-    return torch.from_numpy(holder).view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return torch.from_numpy(holder).view(dtype).view(tensor.shape).copy_(tensor)
 
 
 def release_spare_pages() -> None:

@@ -46,7 +46,7 @@ class ImageFeatures:
     def kept(self) -> ImageFeatures:
         """The same on the CPU, to be kept for long: tokens as float32, the others as they are."""
         mask, image = (None if each is None else apart(each) for each in (self.mask, self.image))
-        return ImageFeatures(apart(self.tokens.float()), apart(self.fine), self.grid, mask, image)
+        return ImageFeatures(apart(self.tokens, torch.float32), apart(self.fine), self.grid, mask, image)
 
     def to(self, device: torch.device) -> ImageFeatures:
         """The same on another device, as float32, which every device computes with."""
